@@ -1,0 +1,76 @@
+"""The bounds that an App puts on its connections. Plain values, checked when they are made."""
+
+from __future__ import annotations
+
+from typing import Literal, final
+
+import attrs
+
+from ..errors import ConfigError
+
+__all__ = ["Limits"]
+
+
+def _positive(_: object, field: attrs.Attribute[object], value: object) -> None:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not value > 0:
+        raise ConfigError(f"Limits({field.name}=…) takes a number above 0, not {value!r}")
+
+
+def _count(_: object, field: attrs.Attribute[object], value: object) -> None:
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise ConfigError(f"Limits({field.name}=…) takes a whole number above 0, not {value!r}")
+
+
+def _choice(_: object, field: attrs.Attribute[object], value: object) -> None:
+    if value not in ("send", "close", "custom"):
+        raise ConfigError(f"Limits({field.name}=…) takes 'send', 'close' or 'custom', not {value!r}")
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Limits:
+    """The bounds of one App. Sizes are in bytes, times in seconds; ``math.inf`` switches a time limit off.
+
+    Attributes:
+        max_payload_bytes: the largest message taken, in bytes of UTF-8. A frame that announces more than four times
+            as much is refused from its header, with close code 1009.
+        on_exceeded: what a too large message gets: ``send`` an error and go on, ``close`` with 1009, or ``custom``:
+            nothing but the ``on_limit_exceeded`` hook.
+        max_depth: how deep arrays and objects of a message may nest.
+        max_protocol_errors: malformed messages that one connection may send before it is closed with 1008.
+        max_in_flight: concurrent calls of one connection; one more is refused with RESOURCE_EXHAUSTED.
+        max_waiting_batches: batches read from the socket but not yet dispatched; when they are all in use, reading
+            stops, and TCP pushes back on the client. A batch is at most what one read gives (64 KiB).
+        outbox_messages: frames that may wait for a connection's socket.
+        outbox_bytes: bytes that may wait for a connection's socket.
+        max_connections: connections of this App; None means no limit. One more is refused with 429.
+        max_connections_per_address: the same for each remote address.
+        handshake_timeout: seconds from accepting a TCP connection to the end of its handshake.
+        write_timeout: seconds that one write may wait for the peer to read; then the connection is aborted.
+        close_timeout: seconds that a closing handshake may take; then the connection is aborted.
+        ping_interval: seconds between the server's pings.
+        ping_timeout: seconds that a pong may take; then the connection is aborted.
+    """
+
+    max_payload_bytes: int = attrs.field(default=1_000_000, validator=_count)
+    on_exceeded: Literal["send", "close", "custom"] = attrs.field(default="send", validator=_choice)
+    max_depth: int = attrs.field(default=64, validator=_count)
+    max_protocol_errors: int = attrs.field(default=10, validator=_count)
+    max_in_flight: int = attrs.field(default=32, validator=_count)
+    max_waiting_batches: int = attrs.field(default=16, validator=_count)
+    outbox_messages: int = attrs.field(default=1024, validator=_count)
+    outbox_bytes: int = attrs.field(default=4 * 1024 * 1024, validator=_count)
+    max_connections: int | None = attrs.field(default=None, validator=_count)
+    max_connections_per_address: int | None = attrs.field(default=None, validator=_count)
+    handshake_timeout: float = attrs.field(default=10.0, validator=_positive)
+    write_timeout: float = attrs.field(default=30.0, validator=_positive)
+    close_timeout: float = attrs.field(default=5.0, validator=_positive)
+    ping_interval: float = attrs.field(default=30.0, validator=_positive)
+    ping_timeout: float = attrs.field(default=5.0, validator=_positive)
+
+    @property
+    def max_frame_bytes(self) -> int:
+        """The largest message that is read at all: above it, the connection is closed from the frame's header."""
+        return 4 * self.max_payload_bytes
+
+

@@ -1,0 +1,330 @@
+"""What waits for a connection's socket, and the one who writes it.
+
+Rules
+- A frame is accepted whole or not at all; accepted frames reach the wire in the order in which they were accepted.
+- Frames leave in one write: those of a batch when the batch ends (`cork` and `uncork`), all others once a scheduler pass
+  (`Flusher`). Nobody but `flush` and `run_writer` touches the transport's write side, and never both at a time.
+- While the kernel takes everything, there is no writer task. It exists from the first frame that did not fit until the
+  last one is written.
+- Every frame of a topic may be dropped by the topic's policy; replies and errors never.
+- A write that is cancelled or too slow may have torn a frame: the connection is aborted, for nothing else is legal.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final, final
+
+import outcome
+import trio
+
+from ._core.options import Limits
+from .abc import Transport
+from .errors import ConnectionClosed
+
+__all__ = ["Flusher", "Frame", "Outbox"]
+
+_FLUSHES_PER_PASS: Final = 256  # a checkpoint after so many sends keeps the loop fair, and costs about 1 % of them
+_SENDS_PER_PASS: Final = 64  # a task that only sends still lets the others run this often
+_WRITE_BYTES: Final = 65536  # what one write of the writer takes from the queue
+
+
+@final
+class Frame:
+    """One encoded message, made once for all who get it.
+
+    Attributes:
+        wire: the whole RFC 6455 frame.
+        topic: where it was published; None for a message to one client alone, which is never dropped.
+    """
+
+    __slots__ = ("topic", "wire")
+
+    def __init__(self, wire: bytes, topic: str | None = None) -> None:
+        self.wire = wire
+        self.topic = topic
+
+
+@final
+class Flusher:
+    """Sends, once a scheduler pass, what outboxes took during the last one: so publishes join into one write."""
+
+    def __init__(self) -> None:
+        self._dirty: list[Outbox] = []
+        self._parked: trio.lowlevel.Task | None = None
+
+    def add(self, outbox: Outbox) -> None:
+        self._dirty.append(outbox)
+        if self._parked is not None:
+            trio.lowlevel.reschedule(self._parked)
+            self._parked = None
+
+    async def run(self) -> None:
+        """Run until cancelled."""
+        while True:
+            if not self._dirty:
+                self._parked = trio.lowlevel.current_task()
+                await trio.lowlevel.wait_task_rescheduled(self._stop_waiting)
+            dirty, self._dirty = self._dirty, []
+            for done, outbox in enumerate(dirty, 1):
+                outbox.flush()
+                if done % _FLUSHES_PER_PASS == 0:
+                    await trio.lowlevel.checkpoint()
+
+    def _stop_waiting(self, _: object) -> trio.lowlevel.Abort:
+        self._parked = None
+        return trio.lowlevel.Abort.SUCCEEDED
+
+
+@final
+class Outbox(trio.abc.SendChannel[Frame]):
+    """The bounded queue in front of one transport.
+
+    Args:
+        transport: where frames go.
+        limits: ``outbox_messages``, ``outbox_bytes`` and ``write_timeout`` are used.
+        flusher: who flushes what was accepted outside a cork.
+        start_writer: starts `run_writer` as a task of the connection.
+    """
+
+    __slots__ = (
+        "_broken",
+        "_bytes",
+        "_corked",
+        "_dirty",
+        "_flusher",
+        "_frames",
+        "_limits",
+        "_start_writer",
+        "_transport",
+        "_until_pass",
+        "_waiting",
+        "_writing",
+        "dropped",
+    )
+
+    def __init__(
+        self, transport: Transport, limits: Limits, flusher: Flusher, start_writer: Callable[[], None]
+    ) -> None:
+        self._transport = transport
+        self._limits = limits
+        self._flusher = flusher
+        self._start_writer = start_writer
+        self._frames: list[Frame] = []
+        self._bytes = 0  # of what is queued and of what the writer holds
+        self._corked = False
+        self._dirty = False
+        self._writing = False
+        self._waiting: deque[tuple[Frame, trio.lowlevel.Task]] | None = None
+        self._broken: ConnectionClosed | None = None
+        self._until_pass = _SENDS_PER_PASS
+        self.dropped = 0
+
+    @property
+    def queued_bytes(self) -> int:
+        """Bytes accepted that the system has not taken yet."""
+        return self._bytes
+
+    @property
+    def congested(self) -> bool:
+        """True while the peer does not read as fast as we write."""
+        return self._writing
+
+    def offer(self, frame: Frame) -> bool:
+        """Accept the frame if there is room. Never waits, never raises.
+
+        Returns:
+            False where there is no room, or where the connection is closed.
+        """
+        size = len(frame.wire)
+        frames = self._frames
+        if frames or self._writing:
+            if self._bytes + size > self._limits.outbox_bytes or len(frames) >= self._limits.outbox_messages:
+                return False
+            if self._waiting:
+                return False  # whoever waits for room came first
+        if self._broken is not None:
+            return False
+        frames.append(frame)
+        self._bytes += size
+        if not self._dirty and not self._corked and not self._writing:
+            self._dirty = True
+            self._flusher.add(self)
+        return True
+
+    def send_nowait(self, frame: Frame) -> None:
+        """Accept the frame, or raise.
+
+        Raises:
+            trio.WouldBlock: there is no room.
+            ConnectionClosed: nothing more can be sent.
+        """
+        if not self.offer(frame):
+            if self._broken is not None:
+                raise self._broken
+            self.flush()  # what waits for the end of a batch may go at once
+            if not self.offer(frame):
+                raise trio.WouldBlock
+
+    async def send(self, frame: Frame) -> None:
+        """Accept the frame; wait for room if there is none. Waiting senders are served first come, first served.
+
+        Raises:
+            ConnectionClosed: nothing more can be sent; the frame was not sent.
+
+        Cancelled: the frame was not accepted. It is a cancellation point each time, but lets other tasks run only every
+        64th time, or when it waits.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        try:
+            self.send_nowait(frame)
+        except trio.WouldBlock:
+            await self._wait_for_room(frame)
+            return
+        self._until_pass -= 1
+        if self._until_pass <= 0:
+            self._until_pass = _SENDS_PER_PASS
+            await trio.lowlevel.cancel_shielded_checkpoint()
+
+    async def _wait_for_room(self, frame: Frame) -> None:
+        if self._waiting is None:
+            self._waiting = deque()
+        waiting = self._waiting
+        entry = (frame, trio.lowlevel.current_task())
+        waiting.append(entry)
+
+        def give_up(_: object) -> trio.lowlevel.Abort:
+            waiting.remove(entry)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(give_up)
+
+    def drop_oldest(self) -> bool:
+        """Drop the oldest frame that belongs to a topic; False where there is none."""
+        for position, frame in enumerate(self._frames):
+            if frame.topic is not None:
+                del self._frames[position]
+                self._bytes -= len(frame.wire)
+                self.dropped += 1
+                return True
+        return False
+
+    def cork(self) -> None:
+        """From now until `uncork` collect what is accepted. The caller must not wait in between."""
+        self._corked = True
+
+    def uncork(self) -> None:
+        """Send what was collected, in one write."""
+        self._corked = False
+        if self._frames:
+            self.flush()
+
+    def flush(self) -> None:
+        """Hand over to the system what it takes without waiting; the writer task gets the rest."""
+        self._dirty = False
+        frames = self._frames
+        if self._writing or not frames or self._broken is not None:
+            return
+        try:
+            if len(frames) == 1:
+                left = self._transport.write_nowait((frames[0].wire,))
+            else:
+                left = self._transport.write_nowait([frame.wire for frame in frames])
+        except ConnectionClosed as closed:
+            self.break_off(closed)
+            return
+        if not left:
+            frames.clear()
+            self._bytes = 0
+            if self._waiting:
+                self._admit()
+            return
+        self._keep(left)
+        self._writing = True
+        self._start_writer()
+
+    def _keep(self, left: object) -> None:
+        """Keep what the system did not take; a rest of a frame may not be dropped any more."""
+        assert isinstance(left, (list, tuple))
+        taken = len(self._frames) - len(left)
+        first = self._frames[taken]
+        if left[0] is not first.wire:
+            self._frames[taken] = Frame(left[0])
+        del self._frames[:taken]
+        self._bytes = sum(len(frame.wire) for frame in self._frames)
+
+    async def run_writer(self) -> None:
+        """Write until nothing waits. Cancelled in the middle of a write: the connection is aborted."""
+        try:
+            while self._frames:
+                batch = self._take_batch()
+                with trio.move_on_after(self._limits.write_timeout) as deadline:
+                    await self._transport.write([frame.wire for frame in batch])
+                if deadline.cancelled_caught:
+                    self._transport.abort()
+                    self.break_off(ConnectionClosed(1006, "the peer did not read in time"))
+                    return
+                self._bytes -= sum(len(frame.wire) for frame in batch)
+                self._admit()
+        except ConnectionClosed as closed:
+            self.break_off(closed)
+        except BaseException:
+            self._transport.abort()
+            self.break_off(ConnectionClosed(1006, "a write was cancelled"))
+            raise
+        finally:
+            self._writing = False
+
+    def _take_batch(self) -> list[Frame]:
+        size = count = 0
+        for count, frame in enumerate(self._frames, 1):  # noqa: B007 - count is used after the loop
+            size += len(frame.wire)
+            if size >= _WRITE_BYTES:
+                break
+        batch = self._frames[:count]
+        del self._frames[:count]
+        return batch
+
+    def _admit(self) -> None:
+        """Let in who waits, while there is room."""
+        waiting = self._waiting
+        while waiting:
+            frame, task = waiting[0]
+            size = len(frame.wire)
+            if self._bytes and (
+                self._bytes + size > self._limits.outbox_bytes or len(self._frames) >= self._limits.outbox_messages
+            ):
+                return
+            waiting.popleft()
+            self._frames.append(frame)
+            self._bytes += size
+            trio.lowlevel.reschedule(task)
+            if not self._writing and not self._dirty:
+                self._dirty = True
+                self._flusher.add(self)
+
+    async def drained(self) -> None:
+        """Wait until the system has everything, or the connection is closed."""
+        self._corked = False
+        self.flush()
+        while self._frames or self._writing:
+            await trio.sleep(0.005)
+
+    def break_off(self, closed: ConnectionClosed) -> None:
+        """Nothing can be sent any more: forget what is queued, and tell who waits."""
+        if self._broken is None:
+            self._broken = closed
+        self._frames.clear()
+        self._bytes = 0
+        if self._waiting:
+            for _, task in self._waiting:
+                trio.lowlevel.reschedule(task, outcome.Error(ConnectionClosed(closed.code, closed.reason)))
+            self._waiting.clear()
+
+    async def aclose(self) -> None:
+        """Accept nothing more. What was accepted before is still written."""
+        if self._broken is None:
+            self.flush()
+            self._broken = ConnectionClosed(1000, "closed by this side")
+        await trio.lowlevel.checkpoint()
