@@ -102,7 +102,7 @@ def close_payload(code: int, reason: str) -> bytes:
         return b""
     if not is_close_code(code):
         raise LocalProtocolError(
-            f"close code {code} may not be sent: take 1000 to 1003, 1007 to 1014, or 3000 to 4999 (RFC 6455 section 7.4)"
+            f"close code {code} may not be sent: take 1000 to 1003, 1007 to 1014 or 3000 to 4999 (RFC 6455 section 7.4)"
         )
     try:
         text = reason.encode()
@@ -113,11 +113,11 @@ def close_payload(code: int, reason: str) -> bytes:
 
 def is_close_code(code: int) -> bool:
     """Whether a close code may be on the wire (RFC 6455 section 7.4, and the codes registered with IANA since)."""
-    return 3000 <= code <= 4999 or 1000 <= code <= 1014 and code not in (1004, 1005, 1006)
+    return 3000 <= code <= 4999 or (1000 <= code <= 1014 and code not in (1004, 1005, 1006))
 
 
 def frame(opcode: int, payload: bytes, *, first_bits: int = _FIN) -> bytes:
-    """Make an unmasked frame; `first_bits` are FIN (0x80, alone unless told otherwise) and RSV1 to 3 (0x40, 0x20, 0x10)."""
+    """Make an unmasked frame; `first_bits` are FIN (0x80) and RSV1 to 3 (0x40, 0x20, 0x10)."""
     length = len(payload)
     if length < 126:
         return bytes((first_bits | opcode, length)) + payload

@@ -1,4 +1,4 @@
-"""XOR with a repeated 4-byte key (RFC 6455 section 5.3): in C where the websockets package is there, else by big integers."""
+"""XOR with a repeated 4-byte key (RFC 6455 section 5.3): in C where the websockets package is there, else by ints."""
 
 from __future__ import annotations
 
