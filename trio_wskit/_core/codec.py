@@ -1,0 +1,177 @@
+"""Bytes to `Envelope`, and the frames of fixed shape (errors, progress, heartbeat) to bytes.
+
+`decode` raises `MalformedMessage` and `MessageTooBig` and nothing else, whatever the bytes are.
+"""
+
+from __future__ import annotations
+
+from math import ceil, isfinite
+from typing import Any, Final
+
+from trio_wskit._core.envelope import (
+    ABSENT,
+    CONTROL_TYPES,
+    ERROR,
+    HEARTBEAT_ACK,
+    META_RULES,
+    PROGRESS,
+    RESERVED_META,
+    RPC_ERROR,
+    Envelope,
+)
+from trio_wskit._core.json_text import dumps, is_json, loads
+from trio_wskit._core.sanitise import safe_details, safe_text
+from trio_wskit._core.schema import find_spec
+from trio_wskit.errors import MalformedMessage, MessageTooBig, PayloadInvalid, WsKitError
+
+__all__ = [
+    "DEFAULT_MAX_BYTES",
+    "DEFAULT_MAX_DEPTH",
+    "MAX_ISSUES",
+    "decode",
+    "encode_error",
+    "encode_heartbeat_ack",
+    "encode_progress",
+    "is_deeper_than",
+]
+
+DEFAULT_MAX_BYTES: Final = 1_000_000
+DEFAULT_MAX_DEPTH: Final = 64
+
+MAX_ISSUES: Final = 50
+"""Issues in one error frame: a refusal must not be much larger than what it refuses."""
+
+
+def decode(data: bytes, *, max_bytes: int = DEFAULT_MAX_BYTES, max_depth: int = DEFAULT_MAX_DEPTH) -> Envelope:
+    """Read one message.
+
+    Args:
+        data: the payload of a text or a binary message; UTF-8.
+        max_bytes: the largest size that is accepted, in bytes.
+        max_depth: how deep arrays and objects may nest, from 1 to 1,000; the envelope itself is the first level.
+
+    Raises:
+        MessageTooBig: found before anything is parsed.
+        MalformedMessage: not JSON (NaN, Infinity, numbers beyond a float's range and lone surrogates are not), nested too
+            deep, not an object, no type, a reserved type, or a standard meta key of a wrong type. Its `correlation_id` is
+            set if it could be read.
+    """
+    size = len(data)
+    if size > max_bytes:
+        raise MessageTooBig(size, max_bytes)
+    # Counting costs 0.1 µs for a small message; only what has that many brackets at all is looked at closely.
+    if data.count(b"[") + data.count(b"{") > max_depth and is_deeper_than(data, max_depth):
+        raise MalformedMessage(f"Not acceptable JSON: nested deeper than {max_depth} levels, or not closed")
+    try:
+        # bytes(): the library takes no subclass of bytes, and hands back the very object where it is none.
+        root = loads(bytes(data))
+    except ValueError:
+        raise MalformedMessage("Not valid JSON") from None
+    if type(root) is not dict:
+        raise MalformedMessage("Not an envelope: expected an object")
+    meta: Any = root.get("meta")
+    correlation_id: str | None = None
+    if meta is None:
+        meta = {}
+    elif type(meta) is not dict:
+        raise MalformedMessage("meta: expected an object")
+    elif meta:
+        correlation_id = meta.get("correlationId")
+        for key in meta:
+            if key in META_RULES:
+                is_right, expected = META_RULES[key]
+                if not is_right(meta[key]):
+                    raise MalformedMessage(f"meta.{key}: expected {expected}", correlation_id=_id_of(correlation_id))
+        for key in RESERVED_META:
+            if key in meta:
+                del meta[key]
+    type_name: Any = root.get("type")
+    if type(type_name) is not str:
+        raise MalformedMessage("Not an envelope: type must be a string", correlation_id=correlation_id)
+    if type_name[:1] in _RESERVED_STARTS and type_name.startswith(("__", "$")) and type_name not in CONTROL_TYPES:
+        raise MalformedMessage("Reserved message type", correlation_id=correlation_id)
+    return Envelope(type_name, meta, root.get("payload", ABSENT), correlation_id)
+
+
+_RESERVED_STARTS: Final = frozenset({"_", "$"})
+
+
+def _id_of(value: object) -> str | None:
+    return value if type(value) is str and value else None
+
+
+def is_deeper_than(data: bytes, max_depth: int) -> bool:
+    """True if JSON text nests more than `max_depth` levels of arrays and objects. Exact for valid JSON; for other text True
+    if what is left unclosed, or closed without having been opened, is all that remains after as many levels.
+
+    Every step is a scan in C, and there are at most `max_depth` of them over ever less: no text makes this slow.
+    """
+    # Escapes exist in strings alone. First the pairs of backslashes, from the left: then a backslash before a quote escapes it.
+    outside = b"".join(data.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2])
+    left = outside.translate(_AS_SQUARE, _NOT_BRACKETS)
+    for _ in range(max_depth):
+        if not left:
+            return False
+        left = left.replace(b"[]", b"")  # the innermost level of all that is left
+    return bool(left)
+
+
+_AS_SQUARE: Final = bytes.maketrans(b"{}", b"[]")
+_NOT_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
+
+
+def encode_error(error: WsKitError, correlation_id: str | None, timestamp_ms: int) -> bytes:
+    """Write the ERROR frame, or RPC_ERROR when there is a correlation id. Never raises: it is the last resort.
+
+    Details are made safe first (see `safe_details`), except a `PayloadInvalid`'s issues, which hold no values of the sender:
+    the first 50 are sent, and the number of the others.
+    `retryAfterMs` is rounded up; it is left out when `retryable` is False.
+    """
+    payload: dict[str, Any] = {"code": safe_text(error.code), "message": safe_text(error.message)}
+    details = _issues(error) if isinstance(error, PayloadInvalid) else safe_details(error.details)
+    if details:
+        payload["details"] = details
+    wait = error.retry_after
+    if wait is not None and 0 <= wait and isfinite(wait * 1000) and error.retryable is not False:
+        payload["retryAfterMs"] = min(ceil(round(wait * 1000, 3)), 2**53)
+    if error.retryable is not None:
+        payload["retryable"] = error.retryable
+    if correlation_id is None:
+        return dumps({"type": ERROR, "meta": {"timestamp": timestamp_ms}, "payload": payload})
+    return dumps({"type": RPC_ERROR, "meta": _answer_meta(correlation_id, timestamp_ms), "payload": payload})
+
+
+def _issues(error: PayloadInvalid) -> dict[str, Any]:
+    issues = [{key: safe_text(value) for key, value in issue.items()} for issue in error.issues[:MAX_ISSUES]]
+    more = len(error.issues) - len(issues)
+    if more:
+        issues.append({"path": "", "message": f"and {more} more"})
+    return {"issues": issues}
+
+
+def _answer_meta(correlation_id: str, timestamp_ms: int) -> dict[str, Any]:
+    return {"timestamp": timestamp_ms, "correlationId": correlation_id}
+
+
+def encode_progress(value: object, correlation_id: str, timestamp_ms: int) -> bytes:
+    """Write one progress frame of a call, with the value under `payload` (ws-kit's server) and `data` (ws-kit's client).
+
+    Args:
+        value: a message, or plain JSON values.
+
+    Raises:
+        PayloadInvalid: the message's fields have wrong types, or the value is not JSON.
+    """
+    spec = find_spec(type(value))
+    if spec is not None:
+        value = spec.unstructure(value)
+    elif not is_json(value):
+        raise PayloadInvalid(PROGRESS, [{"path": "", "message": f"expected JSON, got {type(value).__name__}"}])
+    body = dumps(value)
+    meta = dumps(_answer_meta(correlation_id, timestamp_ms))
+    return b'{"type":"%b","meta":%b,"payload":%b,"data":%b}' % (PROGRESS.encode(), meta, body, body)
+
+
+def encode_heartbeat_ack(timestamp_ms: int) -> bytes:
+    """Write the answer to `__heartbeat`."""
+    return b'{"type":"%b","meta":{"ts":%d}}' % (HEARTBEAT_ACK.encode(), timestamp_ms)

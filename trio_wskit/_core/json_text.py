@@ -1,0 +1,70 @@
+"""The one seam to the JSON library: text to plain values and back. See docs/explanation/decisions/0001-json-library.md.
+
+What the rest of the package relies on, and the tests hold the library to:
+
+- `loads` refuses with ValueError whatever RFC 8259 refuses, and also NaN, Infinity, a number too large for a float, a byte
+  order mark, invalid UTF-8 and the escape of a lone surrogate. Of duplicate keys the last wins. An integer outside 64 bits
+  becomes a float, as it does in JavaScript, so that a field of type int refuses it rather than losing digits.
+- `loads` never raises RecursionError: text nested deeper than 1,024 is refused with ValueError.
+- `dumps` writes no spaces and escapes nothing that need not be escaped. It refuses with TypeError a lone surrogate, an integer
+  outside 64 bits, a dict key that is no str, a type that is not JSON, and nesting deeper than 254 (so cycles as well).
+- `dumps` writes NaN and Infinity as null: look for them before (`is_json`).
+"""
+
+from __future__ import annotations
+
+from math import isfinite
+from typing import Final
+
+import orjson
+
+__all__ = ["MAX_INT", "MIN_INT", "dumps", "is_json", "loads"]
+
+MIN_INT: Final = -(2**63)
+MAX_INT: Final = 2**64 - 1
+
+# dumps itself stops at 254; what is passed through as any JSON leaves room for what is around it.
+_MAX_DEPTH: Final = 200
+
+loads = orjson.loads
+
+
+def dumps(value: object) -> bytes:
+    """Write plain values as JSON text in UTF-8; TypeError for what is not JSON. NaN and Infinity become null."""
+    return orjson.dumps(value, option=_STRICT)
+
+
+# Types that orjson would write in its own way, and that have a wire form of ours or none at all.
+_STRICT: Final = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS
+
+
+def is_json(value: object, depth: int = 0) -> bool:
+    """True if `dumps` writes exactly this value: finite numbers in 64 bits, text without lone surrogates, str keys."""
+    if value is None or isinstance(value, bool):
+        return True
+    if isinstance(value, str):
+        return is_text(value)
+    if isinstance(value, int):
+        return MIN_INT <= value <= MAX_INT
+    if isinstance(value, float):
+        return isfinite(value)
+    if depth == _MAX_DEPTH:
+        return False
+    if isinstance(value, dict):
+        items: dict[object, object] = value
+        return all(isinstance(key, str) and is_text(key) and is_json(item, depth + 1) for key, item in items.items())
+    if isinstance(value, list | tuple):
+        values: list[object] | tuple[object, ...] = value
+        return all(is_json(item, depth + 1) for item in values)
+    return False
+
+
+def is_text(value: str) -> bool:
+    """True unless the text holds a lone surrogate, which UTF-8 cannot carry."""
+    if value.isascii():
+        return True
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
