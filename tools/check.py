@@ -26,8 +26,8 @@ LINES_AT_LEAST: Final = 95.0  # per cent of the package's lines
 
 PYTHON: Final = (sys.executable, "-m")
 STATIC: Final[Mapping[str, Sequence[str]]] = {
-    "format": (*PYTHON, "ruff", "format", "--check"),
-    "lint": (*PYTHON, "ruff", "check"),
+    "format": (*PYTHON, "ruff", "format", "--check", "--output-format", "concise"),
+    "lint": (*PYTHON, "ruff", "check", "--output-format", "concise"),
     "layers": (str(Path(sys.prefix, "bin", "lint-imports")), "--no-logo"),
     "types: mypy": (*PYTHON, "mypy"),
     "types: pyright": (*PYTHON, "basedpyright"),
