@@ -1,0 +1,1 @@
+"""How fast trio-wskit is, measured beside its peers: `python -m benchmarks --help`."""
