@@ -53,6 +53,7 @@ class Flusher:
     def __init__(self) -> None:
         self._dirty: list[Outbox] = []
         self._parked: trio.lowlevel.Task | None = None
+        self._scope = trio.CancelScope(shield=True)
 
     def add(self, outbox: Outbox) -> None:
         self._dirty.append(outbox)
@@ -61,16 +62,21 @@ class Flusher:
             self._parked = None
 
     async def run(self) -> None:
-        """Run until cancelled."""
-        while True:
-            if not self._dirty:
-                self._parked = trio.lowlevel.current_task()
-                await trio.lowlevel.wait_task_rescheduled(self._stop_waiting)
-            dirty, self._dirty = self._dirty, []
-            for done, outbox in enumerate(dirty, 1):
-                outbox.flush()
-                if done % _FLUSHES_PER_PASS == 0:
-                    await trio.lowlevel.checkpoint()
+        """Run until `stop`: shielded, so that goodbyes are still sent when all around it is cancelled."""
+        with self._scope:
+            while True:
+                if not self._dirty:
+                    self._parked = trio.lowlevel.current_task()
+                    await trio.lowlevel.wait_task_rescheduled(self._stop_waiting)
+                dirty, self._dirty = self._dirty, []
+                for done, outbox in enumerate(dirty, 1):
+                    outbox.flush()
+                    if done % _FLUSHES_PER_PASS == 0:
+                        await trio.lowlevel.checkpoint()
+
+    def stop(self) -> None:
+        """End `run`."""
+        self._scope.cancel()
 
     def _stop_waiting(self, _: object) -> trio.lowlevel.Abort:
         self._parked = None
@@ -85,7 +91,7 @@ class Outbox(trio.abc.SendChannel[Frame]):
         transport: where frames go.
         limits: ``outbox_messages``, ``outbox_bytes`` and ``write_timeout`` are used.
         flusher: who flushes what was accepted outside a cork.
-        start_writer: starts `run_writer` as a task of the connection.
+        start_writer: starts `run_writer` as a task of the connection; False when its nursery is closed.
     """
 
     __slots__ = (
@@ -93,6 +99,7 @@ class Outbox(trio.abc.SendChannel[Frame]):
         "_bytes",
         "_corked",
         "_dirty",
+        "_empty",
         "_flusher",
         "_frames",
         "_limits",
@@ -105,7 +112,7 @@ class Outbox(trio.abc.SendChannel[Frame]):
     )
 
     def __init__(
-        self, transport: Transport, limits: Limits, flusher: Flusher, start_writer: Callable[[], None]
+        self, transport: Transport, limits: Limits, flusher: Flusher, start_writer: Callable[[], bool]
     ) -> None:
         self._transport = transport
         self._limits = limits
@@ -118,6 +125,7 @@ class Outbox(trio.abc.SendChannel[Frame]):
         self._writing = False
         self._waiting: deque[tuple[Frame, trio.lowlevel.Task]] | None = None
         self._broken: ConnectionClosed | None = None
+        self._empty: trio.Event | None = None
         self._until_pass = _SENDS_PER_PASS
         self.dropped = 0
 
@@ -152,6 +160,25 @@ class Outbox(trio.abc.SendChannel[Frame]):
             self._dirty = True
             self._flusher.add(self)
         return True
+
+    def push(self, frame: Frame) -> bool:
+        """Accept a frame that must not be lost and cannot wait: an error. It may overdraw the bounds once again as much.
+
+        Returns:
+            False where even that is used up, or the connection is closed: disconnect the client.
+        """
+        if self.offer(frame):
+            return True
+        limits = self._limits
+        if (
+            self._broken is not None
+            or self._bytes + len(frame.wire) > 2 * limits.outbox_bytes
+            or len(self._frames) >= 2 * limits.outbox_messages
+        ):
+            return False
+        self._frames.append(frame)
+        self._bytes += len(frame.wire)
+        return True  # whoever made the outbox full sees to it that it is flushed
 
     def send_nowait(self, frame: Frame) -> None:
         """Accept the frame, or raise.
@@ -241,8 +268,7 @@ class Outbox(trio.abc.SendChannel[Frame]):
                 self._admit()
             return
         self._keep(left)
-        self._writing = True
-        self._start_writer()
+        self._writing = self._start_writer()
 
     def _keep(self, left: object) -> None:
         """Keep what the system did not take; a rest of a frame may not be dropped any more."""
@@ -275,6 +301,9 @@ class Outbox(trio.abc.SendChannel[Frame]):
             raise
         finally:
             self._writing = False
+            if self._empty is not None:
+                self._empty.set()
+                self._empty = None
 
     def _take_batch(self) -> list[Frame]:
         size = count = 0
@@ -307,9 +336,14 @@ class Outbox(trio.abc.SendChannel[Frame]):
     async def drained(self) -> None:
         """Wait until the system has everything, or the connection is closed."""
         self._corked = False
-        self.flush()
-        while self._frames or self._writing:
-            await trio.sleep(0.005)
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if not self._writing:
+            self._writing = True
+            await self.run_writer()
+        while self._writing:
+            if self._empty is None:
+                self._empty = trio.Event()
+            await self._empty.wait()
 
     def break_off(self, closed: ConnectionClosed) -> None:
         """Nothing can be sent any more: forget what is queued, and tell who waits."""

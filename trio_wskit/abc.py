@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol, runtime_checkable
 
-__all__ = ["PushTransport", "Receiver", "Transport"]
+from ._core.publishing import PublishEnvelope, PublishResult
+
+__all__ = ["PubSubDriver", "PushTransport", "Receiver", "Transport"]
 
 
 class Transport(Protocol):
@@ -85,4 +87,39 @@ class PushTransport(Transport, Protocol):
 
     def resume(self) -> None:
         """The receiver has room again."""
+        ...
+
+
+class PubSubDriver(Protocol):
+    """The index of this process' subscriptions, and the way out to others. It writes to no socket and consumes nothing."""
+
+    async def publish(self, envelope: PublishEnvelope) -> PublishResult:
+        """Send the envelope on its way out, if there is one, and tell how many subscribers it has on this process.
+
+        A failure is returned, not raised. Cancelled: the envelope may or may not have left.
+        """
+        ...
+
+    async def subscribe(self, client_id: str, topic: str) -> None:
+        """Subscribe a client of this process; no change where it is so already."""
+        ...
+
+    async def unsubscribe(self, client_id: str, topic: str) -> None:
+        """Undo `subscribe`; no change where there is nothing to undo."""
+        ...
+
+    def local_subscribers(self, topic: str) -> Collection[str]:
+        """The client ids of this process that get what is published to the topic. It may be a live view."""
+        ...
+
+    def list_topics(self) -> Sequence[str]:
+        """The topics that have a subscriber on this process."""
+        ...
+
+    def has_topic(self, topic: str) -> bool:
+        """True where the topic has a subscriber on this process."""
+        ...
+
+    async def aclose(self) -> None:
+        """Let go of what the driver holds."""
         ...

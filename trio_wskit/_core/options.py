@@ -47,6 +47,8 @@ class Limits:
         max_connections_per_address: the same for each remote address.
         handshake_timeout: seconds from accepting a TCP connection to the end of its handshake.
         write_timeout: seconds that one write may wait for the peer to read; then the connection is aborted.
+        call_timeout: seconds that a call may take, whatever its client asks for; then it is cancelled and answered with
+            DEADLINE_EXCEEDED.
         close_timeout: seconds that a closing handshake may take; then the connection is aborted.
         ping_interval: seconds between the server's pings.
         ping_timeout: seconds that a pong may take; then the connection is aborted.
@@ -57,13 +59,14 @@ class Limits:
     max_depth: int = attrs.field(default=64, validator=_count)
     max_protocol_errors: int = attrs.field(default=10, validator=_count)
     max_in_flight: int = attrs.field(default=32, validator=_count)
-    max_waiting_batches: int = attrs.field(default=16, validator=_count)
+    max_waiting_batches: int = attrs.field(default=4, validator=_count)
     outbox_messages: int = attrs.field(default=1024, validator=_count)
     outbox_bytes: int = attrs.field(default=4 * 1024 * 1024, validator=_count)
     max_connections: int | None = attrs.field(default=None, validator=_count)
     max_connections_per_address: int | None = attrs.field(default=None, validator=_count)
     handshake_timeout: float = attrs.field(default=10.0, validator=_positive)
     write_timeout: float = attrs.field(default=30.0, validator=_positive)
+    call_timeout: float = attrs.field(default=30.0, validator=_positive)
     close_timeout: float = attrs.field(default=5.0, validator=_positive)
     ping_interval: float = attrs.field(default=30.0, validator=_positive)
     ping_timeout: float = attrs.field(default=5.0, validator=_positive)

@@ -1,0 +1,310 @@
+"""The composition root: a router, its services, and the nursery in which they live."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Final, final
+
+import attrs
+import trio
+
+from ._core.handshake import Request, origin_allowed
+from ._core.ids import uuid7
+from ._core.options import Limits
+from ._core.publishing import Overflow, PublishEnvelope, PublishResult
+from ._core.schema import spec_of
+from ._dispatch import compile_routes
+from ._heartbeat import Heartbeat
+from ._outbox import Flusher
+from ._router import Router
+from ._session import LimitExceeded, Services, Session
+from .abc import PubSubDriver, Transport
+from .errors import ConfigError, PayloadInvalid, Reject
+from .pubsub._hub import Hub
+from .pubsub.memory import MemoryPubSub
+
+__all__ = ["Admission", "App", "open_app"]
+
+logger = logging.getLogger("trio_wskit")
+
+Authenticate = Callable[[Request], Awaitable[Any]]
+
+_RETRY_AFTER: Final = {"Retry-After": "1"}
+
+
+@final
+@attrs.frozen
+class Admission:
+    """A handshake that may go on.
+
+    Attributes:
+        request: the handshake's request.
+        client_id: the new connection's id, a UUIDv7.
+        data: what `authenticate` returned.
+    """
+
+    request: Request
+    client_id: str
+    data: Any
+
+
+@final
+class App:
+    """A router and what it needs to run: limits, authentication, a pub/sub driver.
+
+    An app runs inside ``async with open_app(app)``; `serve` does that for you.
+
+    Args:
+        router: the handlers.
+        authenticate: ``async def authenticate(request)`` returns the connection's data (any object but None), or None
+            for 401, or raises `Reject`. Anything else that it raises is a 500 without detail. Without it, everybody
+            gets in, and the data is an empty dict.
+        origins: pages that may connect, such as ``{"https://example.org"}``; ``{"*"}`` for all. None: only pages from
+            the host that they connect to.
+        limits: the bounds.
+        pubsub: the driver; by default a `MemoryPubSub` of its own.
+        overflow: what happens to a subscriber whose outbox is full: ``disconnect`` it with 1013, ``drop_oldest`` or
+            ``drop_newest``; or a function from the topic to one of these.
+        wall_clock: gives seconds since 1970, for timestamps on the wire.
+
+    Raises:
+        ConfigError: an argument is of the wrong kind.
+    """
+
+    def __init__(
+        self,
+        router: Router,
+        *,
+        authenticate: Authenticate | None = None,
+        origins: Collection[str] | None = None,
+        limits: Limits | None = None,
+        pubsub: PubSubDriver | None = None,
+        overflow: Overflow | Callable[[str], Overflow] = "disconnect",
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        if not isinstance(router, Router):
+            raise ConfigError(f"App takes a Router, not {router!r}")
+        if isinstance(origins, str):
+            raise ConfigError(f"origins takes a set of origins, not the text {origins!r}")
+        if not callable(overflow) and overflow not in ("disconnect", "drop_oldest", "drop_newest"):
+            raise ConfigError(f"overflow takes 'disconnect', 'drop_oldest' or 'drop_newest', not {overflow!r}")
+        self.router = router
+        self.limits = limits or Limits()
+        self._authenticate = authenticate
+        self._origins = None if origins is None else frozenset(origin.lower().rstrip("/") for origin in origins)
+        self._driver = pubsub if pubsub is not None else MemoryPubSub()
+        self._hub = Hub(self._driver, overflow if callable(overflow) else lambda _: overflow)
+        self._wall_clock = wall_clock
+        self._services: Services | None = None  # there while the app is open
+        self._sessions: dict[str, Session] = {}
+        self._places = 0  # handshakes and sessions that hold a place
+        self._places_by_address: dict[str, int] = {}
+        self._draining = False
+
+    def __repr__(self) -> str:
+        return f"<App of {self.router!r}, {len(self._sessions)} sessions>"
+
+    @property
+    def sessions(self) -> Collection[Session]:
+        """A snapshot of the connected clients."""
+        return tuple(self._sessions.values())
+
+    @property
+    def ready(self) -> bool:
+        """True while the app is open and takes new connections."""
+        return self._services is not None and not self._draining
+
+    def _opened(self) -> Services:
+        if self._services is None:
+            raise RuntimeError("the app is not open: use it inside `async with open_app(app)`, or let serve() open it")
+        return self._services
+
+    @asynccontextmanager
+    async def _run(self, shutdown_code: int) -> AsyncIterator[None]:
+        if self._services is not None:
+            raise RuntimeError("the app is open already")
+        flusher = Flusher()
+        heartbeat = Heartbeat(self._sessions, self.limits)
+        self._services = Services(
+            limits=self.limits,
+            routes=compile_routes(tuple(self.router.routes), self.router.middleware),
+            hooks=self.router.hooks,
+            hub=self._hub,
+            flusher=flusher,
+            publish=self._publish,
+            shutdown_code=shutdown_code,
+            wall_clock=self._wall_clock,
+        )
+        failed: BaseException | None = None
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(flusher.run)
+                nursery.start_soon(heartbeat.run)
+                try:
+                    yield
+                except BaseException as error:  # it leaves below, without the group that the nursery would make of it
+                    failed = error
+                self._draining = True
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + self.limits.close_timeout):
+                    await self.close_sessions(shutdown_code, "going away")
+                flusher.stop()
+                nursery.cancel_scope.cancel()
+            if failed is not None:
+                raise failed
+        finally:
+            self._services = None
+            self._draining = False
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + self.limits.close_timeout):
+                await self._driver.aclose()
+
+    async def close_sessions(self, code: int = 1001, reason: str = "") -> None:
+        """Close every connection at the same time; waits until all are closed, at most ``close_timeout`` seconds each.
+
+        Cancelled: those not closed yet are aborted.
+        """
+        async with trio.open_nursery() as nursery:
+            for session in self.sessions:
+                nursery.start_soon(session.close, code, reason)
+
+    @asynccontextmanager
+    async def admit(self, request: Request) -> AsyncIterator[Admission]:
+        """Decide about a handshake, and hold its place while the block runs: put the whole connection into the block.
+
+        Raises:
+            Reject: with the HTTP answer: 403 for an Origin that is not allowed, 429 over a limit, 503 while the app
+                drains, 401, or what `authenticate` raised.
+
+        Cancelled: the place is free again.
+        """
+        self._opened()
+        address = request.remote
+        if self._draining:
+            raise Reject(503, "Shutting down", _RETRY_AFTER)
+        if not origin_allowed(request, self._origins):
+            raise Reject(403, "Origin not allowed")
+        self._check_places(address)
+        self._places += 1
+        if address is not None:
+            self._places_by_address[address] = self._places_by_address.get(address, 0) + 1
+        try:
+            client_id = uuid7(int(self._wall_clock() * 1000), os.urandom(10))
+            yield Admission(request, client_id, await self._data_of(request, client_id))
+        finally:
+            self._places -= 1
+            if address is not None:
+                self._places_by_address[address] -= 1
+                if not self._places_by_address[address]:
+                    del self._places_by_address[address]
+
+    def _check_places(self, address: str | None) -> None:
+        limits = self.limits
+        if limits.max_connections is not None and self._places >= limits.max_connections:
+            self._over_capacity(self._places + 1, limits.max_connections)
+        held = self._places_by_address.get(address, 0) if address is not None else 0
+        if limits.max_connections_per_address is not None and held >= limits.max_connections_per_address:
+            self._over_capacity(held + 1, limits.max_connections_per_address)
+
+    def _over_capacity(self, observed: int, limit: int) -> None:
+        info = LimitExceeded("connections", observed, limit, None)
+        for hook in self.router.hooks.on_limit_exceeded:
+            try:
+                hook(info)
+            except Exception:
+                logger.exception("an on_limit_exceeded hook failed")
+        raise Reject(429, "Too many connections", _RETRY_AFTER)
+
+    async def _data_of(self, request: Request, client_id: str) -> Any:
+        if self._authenticate is None:
+            return {}
+        try:
+            data = await self._authenticate(request)
+        except Reject:
+            raise
+        except Exception:
+            logger.exception("authenticate failed for client %s", client_id)
+            raise Reject(500, "Internal server error") from None
+        if data is None:
+            raise Reject(401, "Unauthorized")
+        return data
+
+    async def serve_session(self, transport: Transport, request: Request | Admission) -> None:
+        """Serve an accepted WebSocket until it is closed.
+
+        Args:
+            transport: the open connection.
+            request: what `admit` gave, inside its block; or a plain request, which is then admitted here, and closed with
+                1008 where it is refused, or 1013 where there is no room.
+
+        Raises:
+            RuntimeError: the app is not open. Nothing is raised for what the client or a handler does.
+
+        Cancelled: the client gets 1001, its handlers are cancelled, its `on_close` hooks run.
+        """
+        services = self._opened()
+        if isinstance(request, Request):
+            try:
+                async with self.admit(request) as admission:
+                    await self.serve_session(transport, admission)
+            except Reject as refusal:
+                await transport.aclose(1013 if refusal.status in (429, 503) else 1008, refusal.body[:100])
+            return
+        session = Session(services, transport, request.request, request.client_id, request.data)
+        self._sessions[session.client_id] = session
+        try:
+            await session.run()
+        finally:
+            del self._sessions[session.client_id]
+
+    async def publish(
+        self, topic: str, message: object, *, exclude: str | None = None, meta: Mapping[str, Any] | None = None
+    ) -> PublishResult:
+        """Publish to everybody who subscribes to the topic. Does not wait for any subscriber.
+
+        Args:
+            topic: where to.
+            message: an instance of a message class.
+            exclude: a client id that shall not get it.
+            meta: further meta.
+
+        Returns:
+            What came of it; what can go wrong at run time is in there, and is not raised.
+
+        Raises:
+            ConfigError: `message` is not an instance of a message class.
+            RuntimeError: the app is not open.
+        """
+        self._opened()
+        return await self._publish(topic, message, exclude=exclude, meta=meta)
+
+    async def _publish(
+        self, topic: str, message: object, *, exclude: str | None, meta: Mapping[str, Any] | None
+    ) -> PublishResult:
+        spec = spec_of(message)
+        full_meta: dict[str, Any] = {"timestamp": int(self._wall_clock() * 1000), **(meta or {})}
+        envelope = PublishEnvelope(topic, spec.type, None, full_meta, exclude)
+        try:
+            encoded = spec.encode(message, full_meta)
+        except PayloadInvalid as invalid:
+            result = PublishResult.failure("VALIDATION", invalid, invalid.details)
+        else:
+            result = await self._hub.publish(envelope, encoded)
+        for observer in self.router.hooks.observers:
+            observer.published(envelope, result)
+        return result
+
+
+@asynccontextmanager
+async def open_app(app: App, *, shutdown_code: int = 1001) -> AsyncIterator[App]:
+    """Open an app inside your own nursery: ``async with open_app(app): …``.
+
+    Leaving the block closes every session with `shutdown_code` (1001 going away, or 1012 service restart) and waits for
+    them, at most ``Limits.close_timeout`` seconds; then it cancels what is left. Errors of your block come out as they are.
+    """
+    if shutdown_code not in (1001, 1012):
+        raise ConfigError(f"shutdown_code takes 1001 or 1012, not {shutdown_code!r}")
+    async with app._run(shutdown_code):
+        yield app

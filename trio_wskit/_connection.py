@@ -1,0 +1,215 @@
+"""One live link: what comes in becomes batches of envelopes, what goes out passes the outbox.
+
+A transport either reads by itself and calls `Connection.feed` (`PushTransport`), or is read by a task here. Both ways end
+in one bounded memory channel of batches. When it is full nobody reads, and TCP pushes back on the peer.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol, final
+
+import trio
+
+from ._core.codec import decode
+from ._core.envelope import CONTROL_TYPES, Envelope
+from ._core.options import Limits
+from ._outbox import Flusher, Outbox
+from .abc import PushTransport, Transport
+from .errors import ConnectionClosed, WsKitError
+
+__all__ = ["Connection", "Owner"]
+
+
+class Owner(Protocol):
+    """Who a connection belongs to. None of these may wait."""
+
+    def on_control(self, envelope: Envelope) -> None:
+        """A heartbeat or an abort came; it does not wait behind other messages."""
+        ...
+
+    def on_refused(self, error: WsKitError) -> None:
+        """A message came that cannot be decoded."""
+        ...
+
+    def on_disconnected(self, code: int, reason: str) -> None:
+        """The link is closed. Called once."""
+        ...
+
+
+@final
+class Connection:
+    """The link of one session, or of one client.
+
+    Args:
+        transport: an open WebSocket.
+        limits: the bounds.
+        flusher: joins the writes of a scheduler pass.
+        nursery: owns the reader and the writer.
+        owner: is told what must not wait.
+    """
+
+    __slots__ = (
+        "_batches",
+        "_closing",
+        "_inbound",
+        "_limits",
+        "_nursery",
+        "_owner",
+        "_push",
+        "_resumed",
+        "_tasks_ended",
+        "_waiting_batches",
+        "close_code",
+        "close_reason",
+        "outbox",
+        "transport",
+    )
+
+    def __init__(
+        self, transport: Transport, limits: Limits, flusher: Flusher, nursery: trio.Nursery, owner: Owner
+    ) -> None:
+        self.transport = transport
+        self.outbox = Outbox(transport, limits, flusher, self._start_writer)
+        self.close_code: int | None = None  # None while the link is open
+        self.close_reason = ""
+        self._limits = limits
+        self._nursery = nursery
+        self._owner = owner
+        self._push = transport if isinstance(transport, PushTransport) else None
+        self._inbound, self._batches = trio.open_memory_channel[list[Envelope]](limits.max_waiting_batches)
+        self._waiting_batches = 0
+        self._resumed: trio.Event | None = None  # set while the reader is held back
+        self._closing = False
+        self._tasks_ended = False
+
+    def _start_writer(self) -> bool:
+        if self._tasks_ended:
+            return False
+        self._nursery.start_soon(self.outbox.run_writer)
+        return True
+
+    def tasks_ended(self) -> None:
+        """The nursery is closed: from now on, only `aclose` writes."""
+        self._tasks_ended = True
+
+    def start(self) -> None:
+        """Begin to read."""
+        if self._push is not None:
+            self._push.attach(self)
+        else:
+            self._nursery.start_soon(self._read)
+
+    async def _read(self) -> None:
+        try:
+            while True:
+                messages = await self.transport.receive()
+                if not self.feed(messages):
+                    self._resumed = trio.Event()
+                    await self._resumed.wait()
+        except ConnectionClosed as closed:
+            self.disconnected(closed.code, closed.reason)
+
+    def feed(self, messages: list[bytes]) -> bool:
+        """Decode messages, answer control envelopes at once, and queue the others as one batch.
+
+        Returns:
+            False when the dispatcher is behind: the caller holds back until `PushTransport.resume`.
+        """
+        if self._closing or self.close_code is not None:
+            return True  # only the peer's close frame matters now
+        limits = self._limits
+        batch: list[Envelope] = []
+        for message in messages:
+            try:
+                envelope = decode(message, max_bytes=limits.max_payload_bytes, max_depth=limits.max_depth)
+            except WsKitError as error:
+                self._owner.on_refused(error)
+                continue
+            if envelope.type in CONTROL_TYPES:
+                self._owner.on_control(envelope)
+            else:
+                batch.append(envelope)
+        if batch and self.close_code is None:
+            self._inbound.send_nowait(batch)  # never full: nobody feeds after being told to hold back
+            self._waiting_batches += 1
+        return self._waiting_batches < limits.max_waiting_batches
+
+    @property
+    def holds_back(self) -> bool:
+        """True while we do not read because the dispatcher is behind: the peer's pongs cannot be seen now."""
+        return self._waiting_batches >= self._limits.max_waiting_batches
+
+    @property
+    def has_waiting_batches(self) -> bool:
+        """True while something waits for the dispatcher."""
+        return self._waiting_batches > 0
+
+    async def next_batch(self) -> list[Envelope]:
+        """Wait for the next batch, in the order of arrival.
+
+        Raises:
+            trio.EndOfChannel: the link is closed, and all that came before has been taken.
+
+        Cancelled: no batch is lost.
+        """
+        batch = await self._batches.receive()
+        held_back = self.holds_back
+        self._waiting_batches -= 1
+        if held_back:
+            self._resume()
+        return batch
+
+    def _resume(self) -> None:
+        if self._push is not None:
+            self._push.resume()
+        elif self._resumed is not None:
+            self._resumed.set()
+            self._resumed = None
+
+    async def aclose(self, code: int = 1000, reason: str = "", *, patience: float = math.inf) -> None:
+        """Send what is queued, then a close frame, and wait for the peer's.
+
+        Args:
+            code: a close code that may be sent.
+            reason: at most 123 bytes of UTF-8.
+            patience: seconds, at most ``close_timeout``; then the link is aborted.
+
+        Cancelled: the link is aborted.
+        """
+        if self._closing or self.close_code is not None:
+            return
+        self._closing = True
+        if self.holds_back:
+            self._resume()  # the peer's close frame is behind what we did not read
+        clean = False
+        try:
+            with trio.move_on_after(min(patience, self._limits.close_timeout)):
+                await self.outbox.drained()
+                await self.outbox.aclose()
+                await self.transport.aclose(code, reason)
+                clean = True
+        except ConnectionClosed:
+            pass  # the peer was quicker
+        finally:
+            if not clean:
+                self.transport.abort()
+            self.disconnected(code, reason)
+
+    def close_soon(self, code: int, reason: str) -> None:
+        """Like `aclose`, in a task of the connection."""
+        self._nursery.start_soon(self.aclose, code, reason)
+
+    def abort(self, code: int = 1006, reason: str = "") -> None:
+        """Drop the link at once."""
+        self.transport.abort()
+        self.disconnected(code, reason)
+
+    def disconnected(self, code: int, reason: str) -> None:
+        """The link is closed: nothing more can be sent, and `next_batch` ends after what has arrived."""
+        if self.close_code is not None:
+            return
+        self.close_code, self.close_reason = code, reason
+        self.outbox.break_off(ConnectionClosed(code, reason))
+        self._inbound.close()
+        self._owner.on_disconnected(code, reason)

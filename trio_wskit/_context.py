@@ -1,0 +1,208 @@
+"""What a handler sees of the message it serves and of the client who sent it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, final
+
+import trio
+
+from ._core.codec import encode_progress
+from ._core.envelope import Envelope
+from ._core.frames import text_frame
+from ._core.publishing import PublishResult
+from ._core.schema import spec_of
+from ._outbox import Frame
+from ._rpc import Call
+from .errors import ErrorCode, WsKitError
+
+if TYPE_CHECKING:
+    from ._session import Session
+    from .pubsub._topics import Topics
+
+__all__ = ["Context"]
+
+M = TypeVar("M")
+
+
+@final
+class Context(Generic[M]):
+    """One message and its client.
+
+    Attributes:
+        payload: the validated message. Middleware that runs before validation must not read it.
+        session: the client who sent it.
+    """
+
+    __slots__ = ("_call", "_envelope", "payload", "session")
+
+    payload: M
+
+    def __init__(self, session: Session, envelope: Envelope, call: Call | None) -> None:
+        self.session = session
+        self._envelope = envelope
+        self._call = call
+
+    @property
+    def type(self) -> str:
+        """The message's type on the wire."""
+        return self._envelope.type
+
+    @property
+    def meta(self) -> Mapping[str, Any]:
+        """The message's meta as it came, without what a client may not set (``clientId``, ``receivedAt``)."""
+        return self._envelope.meta
+
+    @property
+    def correlation_id(self) -> str | None:
+        """The client's name for its request, if it gave one."""
+        return self._envelope.correlation_id
+
+    @property
+    def client_id(self) -> str:
+        """The connection's UUIDv7; also the ``x-client-id`` of the handshake's answer."""
+        return self.session.client_id
+
+    @property
+    def data(self) -> Any:
+        """What `authenticate` returned: one object for all messages of a connection."""
+        return self.session.data
+
+    @property
+    def topics(self) -> Topics:
+        """The client's topics."""
+        return self.session.topics
+
+    @property
+    def is_rpc(self) -> bool:
+        """True in a handler that owes a reply."""
+        return self._call is not None
+
+    async def send(
+        self, message: object, *, meta: Mapping[str, Any] | None = None, inherit_correlation_id: bool = False
+    ) -> None:
+        """Send a message to this client: done when its outbox has accepted it. Waits for room.
+
+        Args:
+            message: an instance of a message class.
+            meta: further meta; ``type`` and ``correlationId`` in it are ignored.
+            inherit_correlation_id: copy the incoming correlation id, if there is one.
+
+        Raises:
+            PayloadInvalid: the message does not fit its own schema.
+            ConnectionClosed: nothing can be sent any more.
+
+        Cancelled: nothing was accepted.
+        """
+        await self.session.outbox.send(self._frame(message, meta, inherit_correlation_id))
+
+    def send_nowait(
+        self, message: object, *, meta: Mapping[str, Any] | None = None, inherit_correlation_id: bool = False
+    ) -> None:
+        """Like `send`, but never waits.
+
+        Raises:
+            trio.WouldBlock: the outbox is full.
+            PayloadInvalid, ConnectionClosed: as `send`.
+        """
+        self.session.outbox.send_nowait(self._frame(message, meta, inherit_correlation_id))
+
+    def _frame(self, message: object, meta: Mapping[str, Any] | None, inherit_correlation_id: bool) -> Frame:
+        full_meta: dict[str, Any] = {"timestamp": self.session.timestamp()}
+        if meta:
+            full_meta.update(meta)
+            full_meta.pop("type", None)
+            full_meta.pop("correlationId", None)
+        if inherit_correlation_id and self._envelope.correlation_id is not None:
+            full_meta["correlationId"] = self._envelope.correlation_id
+        return Frame(text_frame(spec_of(message).encode(message, full_meta)))
+
+    async def reply(self, message: object, *, meta: Mapping[str, Any] | None = None) -> None:
+        """Answer the call before the handler ends; what the handler returns is then ignored.
+
+        Raises:
+            RuntimeError: this is no call, or it has its answer.
+            PayloadInvalid, ConnectionClosed: as `send`; the call is not answered.
+
+        Cancelled: the call is not answered.
+        """
+        call = self._owed("reply")
+        await trio.lowlevel.checkpoint_if_cancelled()
+        frame = self.session.reply_frame(self, message, meta)
+        call.answered = True
+        try:
+            await self.session.outbox.send(frame)
+        except BaseException:
+            call.answered = False
+            raise
+
+    def progress(self, value: object, *, throttle: float = 0.0) -> bool:
+        """Tell the client how far the call is. Never waits.
+
+        Args:
+            value: JSON-compatible, or an instance of a message class.
+            throttle: seconds; dropped if the last one sent was less than this ago.
+
+        Returns:
+            False where it was dropped: throttled, or the client does not read as fast as we write.
+
+        Raises:
+            RuntimeError: this is no call, or it has its answer.
+        """
+        call = self._owed("progress")
+        outbox = self.session.outbox
+        if throttle > 0.0:
+            now = trio.current_time()
+            if now < call.next_progress:
+                return False
+        if outbox.congested or call.correlation_id is None:
+            return False
+        frame = Frame(text_frame(encode_progress(value, call.correlation_id, self.session.timestamp())))
+        if not outbox.offer(frame):
+            return False
+        if throttle > 0.0:
+            call.next_progress = now + throttle
+        return True
+
+    def _owed(self, what: str) -> Call:
+        if self._call is None:
+            raise RuntimeError(f"{what}() belongs to handlers registered with rpc(); {self.type!r} is an event")
+        if self._call.answered:
+            raise RuntimeError(f"{what}() after the answer: the call {self.type!r} has its answer already")
+        return self._call
+
+    def error(
+        self,
+        code: ErrorCode | str,
+        message: str | None = None,
+        details: Mapping[str, Any] | None = None,
+        *,
+        retryable: bool | None = None,
+        retry_after: float | None = None,
+    ) -> NoReturn:
+        """End the handler with an error for the client: the same as raising `WsKitError` with these arguments.
+
+        Raises:
+            WsKitError: always.
+        """
+        raise WsKitError(code, message, details, retryable=retryable, retry_after=retry_after)
+
+    async def publish(
+        self, topic: str, message: object, *, exclude_self: bool = False, meta: Mapping[str, Any] | None = None
+    ) -> PublishResult:
+        """Publish to everybody who subscribes to the topic. Does not wait for any subscriber.
+
+        Args:
+            topic: where to.
+            message: an instance of a message class.
+            exclude_self: leave this client out.
+            meta: further meta.
+
+        Returns:
+            What came of it; what can go wrong at run time is in there, and is not raised.
+        """
+        return await self.session.publish(topic, message, exclude_self=exclude_self, meta=meta)
+
+    async def close(self, code: int = 1000, reason: str = "") -> None:
+        """Close the connection; see `Session.close`."""
+        await self.session.close(code, reason)

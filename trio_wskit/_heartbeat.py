@@ -1,0 +1,56 @@
+"""Pings: one task for all connections of an app finds the peers that are no more."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import final
+
+import trio
+
+from ._core.options import Limits
+from ._session import Session
+from .errors import ConnectionClosed
+
+__all__ = ["Heartbeat"]
+
+
+@final
+class Heartbeat:
+    """Pings every session each ``ping_interval`` seconds; one that does not answer within ``ping_timeout`` is aborted.
+
+    A session that holds back reading is left alone: its pong would wait behind what we do not read.
+    """
+
+    def __init__(self, sessions: Mapping[str, Session], limits: Limits) -> None:
+        self._sessions = sessions
+        self._limits = limits
+
+    async def run(self) -> None:
+        """Run until cancelled."""
+        interval = self._limits.ping_interval
+        if interval == math.inf:
+            return
+        async with trio.open_nursery() as nursery:
+            while True:
+                await trio.sleep(interval / 8)
+                self._round(nursery)
+
+    def _round(self, nursery: trio.Nursery) -> None:
+        now = trio.current_time()
+        for session in tuple(self._sessions.values()):
+            if now >= session.next_ping and session.connection.close_code is None:
+                session.next_ping = now + self._limits.ping_interval
+                if not session.connection.holds_back:
+                    nursery.start_soon(self._ping, session)
+
+    async def _ping(self, session: Session) -> None:
+        sent = trio.current_time()
+        with trio.move_on_after(self._limits.ping_timeout) as patience:
+            try:
+                await session.connection.transport.ping()
+            except ConnectionClosed:
+                return
+            session.latency = trio.current_time() - sent
+        if patience.cancelled_caught and session.connection.close_code is None and not session.connection.holds_back:
+            session.connection.abort(1006, "no pong in time")

@@ -1,0 +1,363 @@
+"""One connected client, as the server sees it. It owns the nursery in which all of the connection's tasks run."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final, final
+
+import attrs
+import trio
+
+from ._connection import Connection
+from ._context import Context
+from ._core.codec import encode_error, encode_heartbeat_ack
+from ._core.envelope import Envelope
+from ._core.frames import text_frame
+from ._core.handshake import Request
+from ._core.options import Limits
+from ._core.publishing import PublishResult
+from ._core.schema import spec_of
+from ._dispatch import CompiledRoute, Dispatcher
+from ._outbox import Flusher, Frame, Outbox
+from .abc import Transport
+from .errors import CloseError, ConnectionClosed, MessageTooBig, PubSubError, WsKitError
+from .pubsub._hub import Hub
+from .pubsub._topics import Topics
+
+if TYPE_CHECKING:
+    from ._router import Hooks
+
+__all__ = ["LimitExceeded", "Services", "Session"]
+
+_LAST_WORDS: Final = 1.0  # seconds for a goodbye when we are cancelled: Ctrl-C is not kept waiting
+
+logger = logging.getLogger("trio_wskit")
+
+
+@final
+@attrs.frozen
+class LimitExceeded:
+    """What `on_limit_exceeded` is told.
+
+    Attributes:
+        type: ``payload``, ``rate``, ``connections`` or ``backpressure``.
+        observed: what came: bytes, messages or connections.
+        limit: what was allowed, in the same unit.
+        client_id: whose it was; None before a connection is accepted.
+    """
+
+    type: str
+    observed: float
+    limit: float
+    client_id: str | None
+
+
+@final
+@attrs.frozen
+class Services:
+    """What an app lends to its sessions.
+
+    Attributes:
+        limits: the bounds.
+        routes: type to route.
+        hooks: the router's hooks and observers.
+        hub: local fan-out.
+        flusher: joins writes.
+        publish: the app's publish.
+        shutdown_code: what clients get when their session is cancelled.
+        wall_clock: gives seconds since 1970, for timestamps on the wire.
+    """
+
+    limits: Limits
+    routes: Mapping[str, CompiledRoute]
+    hooks: Hooks
+    hub: Hub
+    flusher: Flusher
+    publish: Callable[..., Any]
+    shutdown_code: int = 1001
+    wall_clock: Callable[[], float] = time.time
+
+
+@final
+class Session:
+    """One connected client.
+
+    Attributes:
+        client_id: a UUIDv7; one for the connection, in the handshake's answer, in every context and log line.
+        data: what `authenticate` returned, or an empty dict.
+        request: the handshake's request.
+        topics: what the client is subscribed to.
+        latency: seconds that the last ping took to be answered; None before the first answer.
+    """
+
+    __slots__ = (
+        "_dispatcher",
+        "_opening",
+        "_protocol_errors",
+        "_services",
+        "_transport",
+        "client_id",
+        "connection",
+        "data",
+        "latency",
+        "next_ping",
+        "request",
+        "topics",
+    )
+
+    connection: Connection
+    _dispatcher: Dispatcher
+
+    def __init__(self, services: Services, transport: Transport, request: Request, client_id: str, data: Any) -> None:
+        self._services = services
+        self._transport = transport
+        self._opening: trio.CancelScope | None = None
+        self._protocol_errors = 0
+        self.client_id = client_id
+        self.data = data
+        self.request = request
+        self.latency: float | None = None
+        self.next_ping = trio.current_time() + services.limits.ping_interval
+        self.topics = Topics(client_id, services.hub.driver)
+
+    def __repr__(self) -> str:
+        return f"<Session {self.client_id}>"
+
+    @property
+    def outbox(self) -> Outbox:
+        """What waits for this client's socket."""
+        return self.connection.outbox
+
+    @property
+    def close_code(self) -> int | None:
+        """None while the client is connected; then its close code, 1006 when the link broke."""
+        return self.connection.close_code
+
+    @property
+    def close_reason(self) -> str:
+        """The reason that came with the close code."""
+        return self.connection.close_reason
+
+    async def run(self) -> None:
+        """Serve the client until it is gone. Owns every task of the connection.
+
+        Never raises for what the client or a handler did. Cancelled: the client gets 1001 and everything stops.
+        """
+        try:
+            async with trio.open_nursery() as nursery:
+                self.connection = Connection(
+                    self._transport, self._services.limits, self._services.flusher, nursery, self
+                )
+                self._dispatcher = Dispatcher(
+                    self, self._services.routes, nursery, self._services.limits.max_in_flight
+                )
+                self._services.hub.join(self.client_id, self)
+                self.connection.start()
+                if await self._open():
+                    await self._dispatcher.run()
+                else:
+                    nursery.cancel_scope.cancel()
+        except Exception:
+            logger.exception("the session of client %s failed", self.client_id)
+            self.connection.tasks_ended()
+            await self._leave(1011, "internal error")
+        finally:
+            self.connection.tasks_ended()
+            await self._leave(self._services.shutdown_code, "going away")
+
+    async def _open(self) -> bool:
+        hooks = self._services.hooks
+        try:
+            with trio.CancelScope() as self._opening:
+                for hook in hooks.on_open:
+                    await hook(self)
+        except CloseError as refusal:
+            await self.close(refusal.code, refusal.reason)
+        except ConnectionClosed:
+            return False
+        except Exception as error:
+            self._report(error, None)
+            await self.close(1011, "internal error")
+        finally:
+            self._opening = None
+        if self.connection.close_code is not None:
+            return False
+        for observer in hooks.observers:
+            observer.opened(self)
+        return True
+
+    async def _leave(self, code: int, reason: str) -> None:
+        """Say goodbye if we still can, then let go of everything. The second call finds nothing to do."""
+        hub = self._services.hub
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + 2 * self._services.limits.close_timeout):
+            if self.connection.close_code is None:
+                await self.connection.aclose(code, reason, patience=_LAST_WORDS)
+            if not hub.has(self.client_id):
+                return
+            hub.leave(self.client_id)
+            for hook in self._services.hooks.on_close:
+                try:
+                    await hook(self)
+                except ConnectionClosed:
+                    pass
+                except Exception as error:
+                    self._report(error, None)
+            try:
+                await self.topics.close()
+            except PubSubError as error:
+                self._report(error, None)
+            for observer in self._services.hooks.observers:
+                observer.closed(self)
+
+    # What the connection tells us.
+
+    def on_control(self, envelope: Envelope) -> None:
+        """Answer a heartbeat, cancel an aborted call."""
+        if envelope.type == "__heartbeat":
+            self._push(encode_heartbeat_ack(self.timestamp()))
+        elif envelope.correlation_id is not None:
+            self._dispatcher.abort(envelope.correlation_id)
+
+    def on_refused(self, error: WsKitError) -> None:
+        """Tell the client that its message was not understood; close 1008 when that goes on."""
+        if isinstance(error, MessageTooBig):
+            self._too_big(error)
+            return
+        self.refuse(error, getattr(error, "correlation_id", None))
+        self._protocol_errors += 1
+        if self._protocol_errors >= self._services.limits.max_protocol_errors:
+            self._close_soon(1008, "too many malformed messages")
+
+    def _too_big(self, error: MessageTooBig) -> None:
+        limits = self._services.limits
+        self._limit_exceeded(LimitExceeded("payload", error.observed, error.limit, self.client_id))
+        if limits.on_exceeded == "send":
+            self.refuse(error, None)
+        elif limits.on_exceeded == "close":
+            self._close_soon(1009, "message too big")
+
+    def _limit_exceeded(self, info: LimitExceeded) -> None:
+        for hook in self._services.hooks.on_limit_exceeded:
+            try:
+                hook(info)
+            except Exception:
+                logger.exception("an on_limit_exceeded hook failed for client %s", self.client_id)
+
+    def on_disconnected(self, code: int, reason: str) -> None:
+        """Stop everything that was done for this client."""
+        self._dispatcher.disconnect()
+        if self._opening is not None:
+            self._opening.cancel()
+
+    def too_slow(self) -> None:
+        """Disconnect a client that does not read what it asked for: 1013, in the background."""
+        outbox = self.outbox
+        self._limit_exceeded(
+            LimitExceeded("backpressure", outbox.queued_bytes, self._services.limits.outbox_bytes, self.client_id)
+        )
+        # Its queue is full and its peer does not read: a close frame would wait behind all of it.
+        self.connection.abort(1013, "too slow")
+
+    def _close_soon(self, code: int, reason: str) -> None:
+        self.connection.close_soon(code, reason)
+
+    # What handlers and hooks use.
+
+    def timestamp(self) -> int:
+        """Milliseconds since 1970, for ``meta.timestamp``."""
+        return int(self._services.wall_clock() * 1000)
+
+    async def send(self, message: object, *, meta: Mapping[str, Any] | None = None) -> None:
+        """Send a message to this client: done when its outbox has accepted it. Waits for room.
+
+        Raises:
+            PayloadInvalid: the message does not fit its own schema.
+            ConnectionClosed: nothing can be sent any more.
+
+        Cancelled: nothing was accepted.
+        """
+        full_meta: dict[str, Any] = {"timestamp": self.timestamp(), **(meta or {})}
+        await self.outbox.send(Frame(text_frame(spec_of(message).encode(message, full_meta))))
+
+    async def publish(
+        self, topic: str, message: object, *, exclude_self: bool = False, meta: Mapping[str, Any] | None = None
+    ) -> PublishResult:
+        """Publish in this client's name; see `Context.publish`."""
+        exclude = self.client_id if exclude_self else None
+        result: PublishResult = await self._services.publish(topic, message, exclude=exclude, meta=meta)
+        return result
+
+    async def close(self, code: int = 1000, reason: str = "") -> None:
+        """Send what is queued, then close; waits for the peer's close frame, at most ``close_timeout`` seconds.
+
+        Cancelled: the link is aborted.
+        """
+        await self.connection.aclose(code, reason)
+
+    # What the dispatcher uses.
+
+    def call_deadline(self, envelope: Envelope) -> float:
+        """When a call that starts now is over, as `trio.current_time` counts."""
+        timeout = self._services.limits.call_timeout
+        asked = envelope.meta.get("timeoutMs")
+        if asked is not None:
+            timeout = min(timeout, asked / 1000)
+        return trio.current_time() + timeout
+
+    def reply_frame(self, context: Context[Any], message: object, meta: Mapping[str, Any] | None = None) -> Frame:
+        """Encode the reply of a call, checked against what its request declares."""
+        reply = self._services.routes[context.type].spec.reply
+        assert reply is not None
+        if message is None:
+            raise TypeError(f"the handler of {context.type!r} returned without a reply of type {reply.type!r}")
+        if type(message) is not reply.cls:
+            raise TypeError(f"the reply to {context.type!r} is a {reply.cls.__name__}, not a {type(message).__name__}")
+        full_meta: dict[str, Any] = {"timestamp": self.timestamp()}
+        if meta:
+            full_meta.update(meta)
+            full_meta.pop("type", None)
+            full_meta.pop("correlationId", None)
+        if context.correlation_id is not None:
+            full_meta["correlationId"] = context.correlation_id
+        return Frame(text_frame(reply.encode(message, full_meta)))
+
+    def refuse(self, error: WsKitError, correlation_id: str | None) -> None:
+        """Send an error: RPC_ERROR exactly where there is a correlation id."""
+        self._push(encode_error(error, correlation_id, self.timestamp()))
+
+    def _push(self, message: bytes) -> None:
+        if not self.outbox.push(Frame(text_frame(message))) and self.connection.close_code is None:
+            self.too_slow()
+
+    def failed(self, context: Context[Any], error: Exception) -> None:
+        """A handler, a middleware or the validation raised: answer it, and tell who wants to know."""
+        call = context._call
+        answered = call is not None and call.answered
+        if call is not None:
+            call.answered = True
+        if isinstance(error, ConnectionClosed) and self.connection.close_code is not None:
+            return  # the client left while it was served
+        if isinstance(error, WsKitError):
+            if not answered:
+                self.refuse(error, context.correlation_id)
+            self._tell(error, context)
+            return
+        if not answered:
+            self.refuse(WsKitError("INTERNAL", "Internal error"), context.correlation_id)
+        self._report(error, context)
+
+    def _report(self, error: Exception, context: Context[Any] | None) -> None:
+        what = f"the handler of {context.type!r}" if context is not None else "a hook"
+        logger.error("%s failed for client %s", what, self.client_id, exc_info=error)
+        self._tell(error, context)
+
+    def _tell(self, error: Exception, context: Context[Any] | None) -> None:
+        for hook in self._services.hooks.on_error:
+            try:
+                hook(error, context)
+            except Exception:
+                logger.exception("an on_error hook failed for client %s", self.client_id)
+        for observer in self._services.hooks.observers:
+            observer.failed(error, context)

@@ -1,0 +1,120 @@
+"""Local fan-out: one encoded frame goes to the outbox of every subscriber, and nobody waits for a socket.
+
+A driver knows who subscribes (ADR-023); the hub knows whose outbox that is, and what to do when it is full.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, final
+
+import attrs
+
+from .._core.frames import text_frame
+from .._core.publishing import Overflow, PublishEnvelope, PublishResult
+from .._outbox import Frame, Outbox
+from ..abc import PubSubDriver
+
+__all__ = ["Hub", "Subscriber"]
+
+
+class Subscriber(Protocol):
+    """A client of this process."""
+
+    @property
+    def outbox(self) -> Outbox:
+        """Where its frames go."""
+        ...
+
+    def too_slow(self) -> None:
+        """Disconnect it: it did not read what its topics sent. Never waits."""
+        ...
+
+
+@final
+class Hub:
+    """The subscribers of this process.
+
+    Args:
+        driver: knows the subscriptions.
+        overflow: what happens to a subscriber whose outbox is full, for each topic.
+    """
+
+    def __init__(self, driver: PubSubDriver, overflow: Callable[[str], Overflow]) -> None:
+        self.driver = driver
+        self._overflow = overflow
+        self._subscribers: dict[str, Subscriber] = {}
+
+    def __len__(self) -> int:
+        """The number of clients that may subscribe."""
+        return len(self._subscribers)
+
+    def join(self, client_id: str, subscriber: Subscriber) -> None:
+        """From now on this client can be delivered to."""
+        self._subscribers[client_id] = subscriber
+
+    def leave(self, client_id: str) -> None:
+        """Deliver to this client no more."""
+        self._subscribers.pop(client_id, None)
+
+    def has(self, client_id: str) -> bool:
+        """True between `join` and `leave`."""
+        return client_id in self._subscribers
+
+    async def publish(self, envelope: PublishEnvelope, message: bytes) -> PublishResult:
+        """Hand the envelope to the driver, and the encoded message to every local subscriber.
+
+        Never raises for what goes wrong at run time. Cancelled while the driver waits: nothing is delivered here.
+        """
+        try:
+            result = await self.driver.publish(envelope)
+        except Exception as cause:
+            return PublishResult.failure("ADAPTER_ERROR", cause)
+        if not result.ok or not result.matched_local:
+            return result
+        delivered, dropped = self.deliver(envelope, message)
+        return attrs.evolve(result, delivered=delivered, dropped=dropped)
+
+    def deliver(self, envelope: PublishEnvelope, message: bytes) -> tuple[int, int]:
+        """Offer the message to the outbox of every local subscriber of its topic. Never waits.
+
+        Returns:
+            How many outboxes took it, and how many messages were dropped.
+        """
+        topic = envelope.topic
+        exclude = envelope.exclude
+        frame = Frame(text_frame(message), topic)
+        subscribers = self._subscribers
+        delivered = 0
+        full: list[Subscriber] = []
+        for client_id in self.driver.local_subscribers(topic):
+            if client_id == exclude:
+                continue
+            subscriber = subscribers.get(client_id)
+            if subscriber is None:
+                continue  # it is leaving
+            if subscriber.outbox.offer(frame):
+                delivered += 1
+            else:
+                full.append(subscriber)
+        if not full:
+            return delivered, 0
+        return self._overflowed(full, frame, delivered)
+
+    def _overflowed(self, full: list[Subscriber], frame: Frame, delivered: int) -> tuple[int, int]:
+        assert frame.topic is not None
+        policy = self._overflow(frame.topic)
+        for subscriber in full:
+            outbox = subscriber.outbox
+            if policy == "drop_oldest":
+                while outbox.drop_oldest():
+                    if outbox.offer(frame):
+                        delivered += 1
+                        break
+                else:
+                    outbox.dropped += 1  # only replies wait there: they stay
+            else:
+                outbox.dropped += 1
+                if policy == "disconnect":
+                    subscriber.too_slow()
+        return delivered, len(full)

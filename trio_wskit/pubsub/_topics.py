@@ -1,0 +1,89 @@
+"""One client's topics, as its handlers see them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Set
+from typing import final
+
+from .._core.topics import check_topic
+from ..abc import PubSubDriver
+from ..errors import PubSubError
+
+__all__ = ["Topics"]
+
+
+@final
+class Topics(Set[str]):
+    """The topics that a client is subscribed to: a read-only set, iterated on a snapshot in order of subscription."""
+
+    __slots__ = ("_client_id", "_closed", "_driver", "_names")
+
+    def __init__(self, client_id: str, driver: PubSubDriver) -> None:
+        self._client_id = client_id
+        self._driver = driver
+        self._names: dict[str, None] | None = None  # made at the first subscription: most idle clients have few
+        self._closed = False
+
+    def __contains__(self, topic: object) -> bool:
+        return self._names is not None and topic in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(tuple(self._names or ()))
+
+    def __len__(self) -> int:
+        return len(self._names or ())
+
+    def has(self, topic: str) -> bool:
+        """True where the client is subscribed."""
+        return topic in self
+
+    async def subscribe(self, topic: str) -> None:
+        """Subscribe; no change where it is so already.
+
+        Raises:
+            PubSubError: INVALID_TOPIC; ADAPTER_ERROR when the driver fails; CONNECTION_CLOSED when the client has left.
+
+        Cancelled before the driver is done: not subscribed.
+        """
+        if topic in self:
+            return
+        check_topic(topic)
+        if self._closed:
+            raise PubSubError("CONNECTION_CLOSED", "the client has left")
+        try:
+            await self._driver.subscribe(self._client_id, topic)
+        except Exception as cause:
+            raise PubSubError("ADAPTER_ERROR", f"the driver did not subscribe to {topic!r}") from cause
+        if self._closed:  # it left while the driver was at work
+            await self._driver.unsubscribe(self._client_id, topic)
+            raise PubSubError("CONNECTION_CLOSED", "the client has left")
+        if self._names is None:
+            self._names = {}
+        self._names[topic] = None
+
+    async def unsubscribe(self, topic: str) -> None:
+        """Unsubscribe; no change where there is nothing to undo, whatever the topic's name.
+
+        Raises:
+            PubSubError: ADAPTER_ERROR when the driver fails; the client is still subscribed.
+        """
+        if self._names is None or topic not in self._names:
+            return
+        try:
+            await self._driver.unsubscribe(self._client_id, topic)
+        except Exception as cause:
+            raise PubSubError("ADAPTER_ERROR", f"the driver did not unsubscribe from {topic!r}") from cause
+        self._names.pop(topic, None)
+
+    async def close(self) -> None:
+        """Leave every topic, and take no new one. A driver that fails for one topic is asked for the others all the same."""
+        self._closed = True
+        errors: list[Exception] = []
+        for topic in self:
+            try:
+                await self._driver.unsubscribe(self._client_id, topic)
+            except Exception as error:
+                errors.append(error)
+        self._names = None
+        if errors:
+            raise PubSubError("ADAPTER_ERROR", "the driver did not let go of every topic") from errors[0]

@@ -1,0 +1,1 @@
+"""Ways to carry a WebSocket: one file each, all with the same seam (`trio_wskit.abc.Transport`)."""
