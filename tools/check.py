@@ -19,6 +19,7 @@ from typing import Final
 
 import coverage
 import trio
+from coverage.exceptions import NoDataError
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 PACKAGE: Final = ROOT / "trio_wskit"
@@ -90,7 +91,7 @@ def package_is_covered() -> bool:
     measured = coverage.Coverage()
     try:
         measured.combine()
-    except coverage.exceptions.NoDataError:  # pytest came to a bad end, and has said so
+    except NoDataError:  # pytest came to a bad end, and has said so
         return False
     measured.save()
     lines = missed = 0
