@@ -3,34 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import json
 import signal
 import sys
 from pathlib import Path
+from types import FrameType
 
+from benchmarks import quick
+from benchmarks.bars import judge
 from benchmarks.machine import allow_many_files, describe
+from benchmarks.page import write_page
+from benchmarks.plots import write_plots
 from benchmarks.questions import QUESTIONS, Question
 from benchmarks.registry import SERVERS, Server
-from benchmarks.runner import Result, ask
+from benchmarks.results import Entry, save, table
+from benchmarks.runner import ask
 
 
-def _table(question: Question, results: list[Result], base: str) -> str:
-    by_name = {result.server.name: result for result in results}
-    against = by_name.get(base) or (results[0] if results else None)
-    lines = [f"{question.title} ({question.unit})"]
-    for result in sorted(results, key=lambda r: r.median):
-        ratio = f"{result.median / against.median:8.2f}" if against and against.median else ""
-        busy = result.detail().get("server_busy")
-        share = f"   server {busy:4.0%}, generator {result.detail()['generator_busy']:4.0%}" if busy else ""
-        lines.append(f"  {result.server.name:<22}{result.median:9.2f}  min {min(result.values):8.2f} {ratio}{share}")
-    if against:
-        lines.append(f"  (ratios to {against.server.name})")
-    return "\n".join(lines)
-
-
-def _choose_questions(names: list[str], *, quick: bool) -> list[Question]:
+def choose_questions(names: list[str], *, only_main: bool) -> list[Question]:
     if not names:
-        return [question for question in QUESTIONS.values() if question.quick or not quick]
+        return [question for question in QUESTIONS.values() if question.main or not only_main]
     chosen: set[str] = set()
     for name in names:
         found = {name} & set(QUESTIONS) or {known for known in QUESTIONS if known.startswith(name)}
@@ -40,7 +31,7 @@ def _choose_questions(names: list[str], *, quick: bool) -> list[Question]:
     return [question for question in QUESTIONS.values() if question.name in chosen]
 
 
-def _choose_servers(peers: str | None) -> list[Server]:
+def choose_servers(peers: str | None) -> list[Server]:
     if peers is None:
         return list(SERVERS.values())
     names = [name for name in peers.split(",") if name]
@@ -49,26 +40,61 @@ def _choose_servers(peers: str | None) -> list[Server]:
     return [server for server in SERVERS.values() if server.ours or server.name in names]
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("questions", nargs="*", metavar="question", help="names or their beginnings; all if none given")
-    parser.add_argument("--peers", help="names, with commas between; ours always take part; all if not given")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=1.5, help="of load, in each run")
-    parser.add_argument("--base", default="wskit-native", help="the server that the ratios refer to")
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    allow_many_files()
-    machine = describe()
-    results: list[Result] = []
-    for question in _choose_questions(options.questions, quick=False):
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Measure trio-wskit beside its peers, on one core, on 127.0.0.1.",
+        epilog=f"questions: {', '.join(QUESTIONS)}. servers: {', '.join(SERVERS)}.",
+    )
+    parser.add_argument("questions", nargs="*", metavar="question", help="names or their beginnings; none: all")
+    parser.add_argument("--peers", help="names with commas between, ours always take part; not given: all; '': none")
+    parser.add_argument("--rounds", type=int, help="how often each server is started and asked (5; quick: 3)")
+    parser.add_argument("--seconds", type=float, help="of load, at most, in each run (1.5; quick: 0.6)")
+    parser.add_argument("--base", default="wskit-native", help="the server that ratios refer to")
+    parser.add_argument(
+        "--quick", action="store_true", help="the main questions against one peer, and what has changed"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="keep the results")
+    parser.add_argument("--plots", type=Path, metavar="DIR", help="draw a chart (SVG) for each question")
+    parser.add_argument("--page", action="store_true", help="build the page of the docs from the committed results")
+    return parser.parse_args()
+
+
+def measure(options: argparse.Namespace) -> list[Entry]:
+    peers = (options.peers or quick.PEER) if options.quick else options.peers
+    rounds = options.rounds or (3 if options.quick else 5)
+    seconds = options.seconds or (0.6 if options.quick else 1.5)
+    servers, machine = choose_servers(peers), describe()
+    entries: list[Entry] = []
+    for question in choose_questions(options.questions, only_main=options.quick):
         print(question.title, file=sys.stderr)
-        found = ask(question, _choose_servers(options.peers), options.rounds, options.seconds)
-        print(_table(question, found, options.base), flush=True)
-        results += found
-    if options.json:
-        options.json.write_text(json.dumps([result.as_json(machine) for result in results], indent=1) + "\n")
+        found = ask(question, servers, rounds, seconds, machine)
+        if found:
+            print(table(found, options.base), flush=True)
+        entries += found
+        if options.json:
+            save(options.json, entries)
+    if options.quick:
+        print(quick.compare(entries, peers.split(",")[0]))
+    return entries
+
+
+def stop(_signal: int, _frame: FrameType | None) -> None:
+    sys.exit(143)
+
+
+def main() -> int:
+    options = arguments()
+    if options.page:
+        print(write_page())
+        return 0
+    signal.signal(signal.SIGTERM, stop)
+    allow_many_files()
+    entries = measure(options)
+    if options.plots:
+        write_plots(entries, options.plots)
+    for verdict in judge(entries):
+        print(verdict)
     return 0
 
 

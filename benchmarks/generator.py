@@ -6,11 +6,12 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from subprocess import PIPE
 
 from benchmarks.install import HERE
 from benchmarks.machine import cores
@@ -98,7 +99,7 @@ def generate(load: Load, pid: int, port: int) -> dict[str, float]:
         ServerFailed: the server misbehaved under it.
     """
     command = [*_command(), *load.arguments(pid, port)]
-    with child(command, cores()[1], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with child(command, cores()[1], PIPE, PIPE) as process:
         try:
             out, err = process.communicate(timeout=load.timeout + 10)
         except subprocess.TimeoutExpired as error:
@@ -110,11 +111,12 @@ def generate(load: Load, pid: int, port: int) -> dict[str, float]:
 
 
 @contextmanager
-def holding(load: Load, pid: int, port: int) -> Iterator[None]:
+def holding(load: Load, pid: int, port: int) -> Generator[None]:
     """Keep the connections of an "idle" load open for the block."""
     command = [*_command(), *load.arguments(pid, port)]
-    with child(command, cores()[1], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stdout and process.stderr
+    with child(command, cores()[1], PIPE, PIPE, PIPE) as process:
+        assert process.stdout
+        assert process.stderr
         if process.stdout.readline().strip() != "ready":
             raise ServerFailed(process.stderr.read().strip())
         yield

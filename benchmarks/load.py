@@ -1,6 +1,6 @@
 """The load generator in Python, for machines without a C compiler: the same options and output as load.c.
 
-Its figures are of less worth: it is slower than the fast servers, which then wait for it, and so handle smaller batches.
+Its figures are of less worth: it is slower than the fast servers, which wait for it, and so get smaller batches.
 """
 
 from __future__ import annotations

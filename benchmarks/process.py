@@ -9,8 +9,9 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
+from typing import IO
 
 from benchmarks.install import HERE
 from benchmarks.machine import cores
@@ -32,11 +33,20 @@ def _die_with_parent() -> None:
 
 
 @contextmanager
-def child(command: list[str], core: int, **options: object) -> Iterator[subprocess.Popen[str]]:
+def child(
+    command: list[str], core: int, stdout: int | IO[str], stderr: int | IO[str], stdin: int = subprocess.DEVNULL
+) -> Generator[subprocess.Popen[str]]:
     """Run a command on one core; at the end of the block it and all it started are gone."""
     os.sched_setaffinity(0, {core})
-    process: subprocess.Popen[str] = subprocess.Popen(  # type: ignore[call-overload]
-        command, cwd=HERE.parent, text=True, start_new_session=True, preexec_fn=_die_with_parent, **options
+    process = subprocess.Popen(
+        command,
+        cwd=HERE.parent,
+        text=True,
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        start_new_session=True,
+        preexec_fn=_die_with_parent,  # noqa: PLW1509  no threads here
     )
     try:
         yield process
@@ -69,11 +79,11 @@ def _wait_until_it_listens(process: subprocess.Popen[str], port: int) -> None:
 
 
 @contextmanager
-def running(server: Server, mode: str) -> Iterator[tuple[int, int]]:
+def running(server: Server, mode: str) -> Generator[tuple[int, int]]:
     """Run a server on its core and give its process id and port.
 
     Raises:
-        ServerFailed: it did not start. An exception from within the block that comes with the server's end also says so.
+        ServerFailed: it did not start; one from within the block gets the server's last words added.
         Unavailable: it is not installed.
     """
     port = _free_port()
@@ -85,7 +95,7 @@ def running(server: Server, mode: str) -> Iterator[tuple[int, int]]:
             log.seek(0)
             return "\n".join(log.read().strip().splitlines()[-6:])
 
-        with child(command, server_core, stdin=subprocess.DEVNULL, stdout=log, stderr=log) as process:
+        with child(command, server_core, log, log) as process:
             os.sched_setaffinity(0, {our_core})
             try:
                 _wait_until_it_listens(process, port)

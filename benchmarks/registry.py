@@ -82,12 +82,12 @@ SERVERS: dict[str, Server] = {
         _script("bun", "Bun alone, zod", bun, "bun_native.mjs", packages=("bun", "zod"), raw=True),
         _script("node-ws", "Node ws, zod", node, "node_ws.mjs", packages=("ws", "zod"), raw=True),
         _python("picows_uvloop", "picows, uvloop, msgspec", "picows", "uvloop", "msgspec"),
-        _python(
-            "websockets_asyncio", "websockets.asyncio, uvloop, msgspec", "websockets", "uvloop", "msgspec"
-        ),
+        _python("websockets_asyncio", "websockets.asyncio, uvloop, msgspec", "websockets", "uvloop", "msgspec"),
         _python("websockets_trio", "websockets.trio, msgspec", "websockets", "trio", "msgspec"),
         _python("aiohttp_uvloop", "aiohttp, uvloop, msgspec", "aiohttp", "uvloop", "msgspec"),
-        _python("fastapi_uvicorn", "FastAPI, uvicorn, uvloop", "fastapi", "uvicorn", "uvloop", "pydantic", "websockets"),
+        _python(
+            "fastapi_uvicorn", "FastAPI, uvicorn, uvloop", "fastapi", "uvicorn", "uvloop", "pydantic", "websockets"
+        ),
         _python(
             "socketio_uvicorn",
             "python-socketio, uvicorn, uvloop",
@@ -99,6 +99,8 @@ SERVERS: dict[str, Server] = {
             answers=ROUTED,
             dialect=SOCKETIO,
         ),
-        _python("trio_websocket_plain", "trio-websocket alone, msgspec", "trio-websocket", "wsproto", "trio", "msgspec"),
+        _python(
+            "trio_websocket_plain", "trio-websocket alone, msgspec", "trio-websocket", "wsproto", "trio", "msgspec"
+        ),
     )
 }

@@ -1,13 +1,13 @@
 """What every server is asked to do: the messages, and how each dialect writes them.
 
 A server runs as `PROGRAM raw|routed PORT` on 127.0.0.1. Raw, it sends every text message back. Routed, it takes JSON
-envelopes `{"type", "meta", "payload"}`, refuses a payload of the wrong shape, and answers as follows (the meta of an answer
-holds a timestamp where the server's protocol has one, and the request's correlationId where there was one):
+envelopes `{"type", "meta", "payload"}`, refuses a payload of the wrong shape, and answers as below. The meta of an
+answer holds a timestamp (but for ws-kit, which sends none) and the request's correlationId where it had one.
 
-    ECHO      {roomId: str, seq: int, text: str}   ->  ECHOED with the same payload
-    GET_USER  {id: int}                            ->  USER {id: int, name: str, roles: [str, ...]}
-    JOIN      {roomId: str}                        ->  JOINED with the same payload; the sender is in the room from now on
-    SAY       {roomId: str, seq: int, text: str}   ->  SAID with the same payload, to everyone in the room
+    ECHO      {roomId: str, seq: int, text: str}  ->  ECHOED with the same payload
+    GET_USER  {id: int}                           ->  USER {id: int, name: str, roles: [str, ...]}
+    JOIN      {roomId: str}                       ->  JOINED with the same payload; from now on in the room
+    SAY       {roomId: str, seq: int, text: str}  ->  SAID with the same payload, to everyone in the room
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["ENVELOPES", "SOCKETIO", "Dialect", "Exchange"]
+__all__ = ["COUNTER", "ENVELOPES", "SOCKETIO", "Dialect", "Exchange"]
 
 COUNTER = "########"
 """The generator writes the next of 10000001, 10000002, … here."""
@@ -65,8 +65,10 @@ class Dialect:
     def join(self) -> Exchange:
         return Exchange(self._event("JOIN", ROOM), '"JOINED"', ROOM)
 
-    def say(self) -> Exchange:
-        return Exchange(self._event("SAY", SAY), '"SAID"', SAY)
+    def say(self, padding: int = 0) -> Exchange:
+        """Something to publish; with that many bytes more to it."""
+        payload = {**SAY, "text": SAY["text"] + "." * padding}
+        return Exchange(self._event("SAY", payload), '"SAID"', payload)
 
 
 ENVELOPES = Dialect(

@@ -72,7 +72,7 @@ class Outgoing(msgspec.Struct):
 
 
 Outcome: TypeAlias = "tuple[Literal['reply', 'join', 'publish'], str, bytes]"
-"""What is left for the server to do: send the bytes back; put the sender into the room first; or send them to a room."""
+"""What is left to do: send the bytes back; put the sender into the room first; or send them to the room."""
 
 decode = msgspec.json.Decoder(Echo | Say | Join | GetUser).decode
 _encode = msgspec.json.Encoder().encode

@@ -1,11 +1,10 @@
 // ws-kit on Bun with zod, as its documents say: withZod, withPubSub over the memory adapter, createBunHandler.
-// `native` as a third argument publishes by Bun's own publish (bunPubSub) instead.
-import { bunPubSub, createBunHandler } from "@ws-kit/bun";
+// (Its other adapter, bunPubSub, delivers nothing: its subscribe does nothing.)
+import { createBunHandler } from "@ws-kit/bun";
 import { memoryPubSub } from "@ws-kit/memory";
 import { withPubSub } from "@ws-kit/pubsub";
 import { createRouter, message, rpc, withZod, z } from "@ws-kit/zod";
 
-const port = Number(process.argv[3]);
 const chat = { roomId: z.string(), seq: z.number().int(), text: z.string() };
 const Echo = message("ECHO", chat);
 const Echoed = message("ECHOED", chat);
@@ -19,21 +18,9 @@ const GetUser = rpc("GET_USER", { id: z.number().int() }, "USER", {
   roles: z.array(z.string()),
 });
 
-let handler;
-const server = Bun.serve({
-  hostname: "127.0.0.1",
-  port,
-  fetch: (request, server) => handler.fetch(request, server),
-  websocket: {
-    open: (ws) => handler.websocket.open(ws),
-    message: (ws, data) => handler.websocket.message(ws, data),
-    close: (ws, code, reason) => handler.websocket.close(ws, code, reason),
-  },
-});
-const adapter = process.argv[4] === "native" ? bunPubSub(server) : memoryPubSub();
 const router = createRouter()
   .plugin(withZod())
-  .plugin(withPubSub({ adapter }));
+  .plugin(withPubSub({ adapter: memoryPubSub() }));
 router.on(Echo, (ctx) => ctx.send(Echoed, ctx.payload));
 router.rpc(GetUser, (ctx) => ctx.reply({ id: ctx.payload.id, name: "Ada Lovelace", roles: ["admin", "author"] }));
 router.on(Join, async (ctx) => {
@@ -43,4 +30,5 @@ router.on(Join, async (ctx) => {
 router.on(Say, async (ctx) => {
   await ctx.publish(`room:${ctx.payload.roomId}`, Said, ctx.payload);
 });
-handler = createBunHandler(router);
+const { fetch, websocket } = createBunHandler(router);
+Bun.serve({ hostname: "127.0.0.1", port: Number(process.argv[3]), fetch, websocket });
