@@ -283,7 +283,7 @@ class App:
     async def _publish(
         self, topic: str, message: object, *, exclude: str | None, meta: Mapping[str, Any] | None
     ) -> PublishResult:
-        spec = spec_of(message)
+        spec = spec_of(type(message))
         full_meta: dict[str, Any] = {"timestamp": int(self._wall_clock() * 1000), **(meta or {})}
         envelope = PublishEnvelope(topic, spec.type, None, full_meta, exclude)
         try:

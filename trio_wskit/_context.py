@@ -115,7 +115,7 @@ class Context(Generic[M]):
             full_meta.pop("correlationId", None)
         if inherit_correlation_id and self._envelope.correlation_id is not None:
             full_meta["correlationId"] = self._envelope.correlation_id
-        return Frame(text_frame(spec_of(message).encode(message, full_meta)))
+        return Frame(text_frame(spec_of(type(message)).encode(message, full_meta)))
 
     async def reply(self, message: object, *, meta: Mapping[str, Any] | None = None) -> None:
         """Answer the call before the handler ends; what the handler returns is then ignored.

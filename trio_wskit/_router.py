@@ -260,7 +260,7 @@ class Router:
     def _add(
         self, message: Any, handler: Any, middleware: tuple[Middleware, ...], *, wants_reply: bool
     ) -> Any:
-        spec: MessageSpec[Any] = spec_of(message)
+        spec: MessageSpec = spec_of(message)
         if not callable(handler):
             raise ConfigError(f"the handler of {spec.type!r} must be a function, not {handler!r}")
         if inspect.isasyncgenfunction(handler) or inspect.isgeneratorfunction(handler):

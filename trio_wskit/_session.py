@@ -279,7 +279,7 @@ class Session:
         Cancelled: nothing was accepted.
         """
         full_meta: dict[str, Any] = {"timestamp": self.timestamp(), **(meta or {})}
-        await self.outbox.send(Frame(text_frame(spec_of(message).encode(message, full_meta))))
+        await self.outbox.send(Frame(text_frame(spec_of(type(message)).encode(message, full_meta))))
 
     async def publish(
         self, topic: str, message: object, *, exclude_self: bool = False, meta: Mapping[str, Any] | None = None

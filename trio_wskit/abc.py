@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol, runtime_checkable
 
+from ._core.bucket import Decision, Decisions, Policy, Spend
 from ._core.publishing import PublishEnvelope, PublishResult
+from ._core.reservations import Reservation
 
-__all__ = ["PubSubDriver", "PushTransport", "Receiver", "Transport"]
+__all__ = ["PubSubDriver", "PushTransport", "RateLimiter", "Receiver", "Transport"]
 
 
 class Transport(Protocol):
@@ -122,4 +125,81 @@ class PubSubDriver(Protocol):
 
     async def aclose(self) -> None:
         """Let go of what the driver holds."""
+        ...
+
+
+class RateLimiter(Protocol):
+    """A store of token buckets, one for each key. `trio_wskit.testing.check_rate_limiter` proves an implementation.
+
+    Exact: no token is created or lost by rounding. A refused request costs nothing. Requests are atomic, whoever else
+        asks at the same time. A clock that goes back refills nothing and loses nothing.
+
+    A cost that is not an integer of at least 0 is refused by every method with WsKitError INVALID_ARGUMENT.
+    """
+
+    @property
+    def policy(self) -> Policy:
+        """The policy of every bucket for which no other is named."""
+        ...
+
+    async def consume(self, key: str, cost: int = 1) -> Decision:
+        """Spend `cost` tokens of the bucket `key` if they are there; never wait for them.
+
+        Args:
+            key: which bucket. One that was never heard of is full.
+            cost: tokens. 0 spends nothing, is always allowed, and tells how much is left; one above the capacity is
+                refused with a `retry_after` of None.
+
+        Cancelled: the tokens are not spent; a store in another process says when it cannot promise that.
+        """
+        ...
+
+    async def consume_many(self, spends: Sequence[Spend]) -> Decisions:
+        """Pay all requests or none, in one atomic step.
+
+        Args:
+            spends: ``(key, cost)``, or ``(key, cost, policy)`` for a bucket of another policy than the limiter's.
+                Buckets of different policies are different buckets, even where their keys are the same.
+
+        Cancelled: as `consume`.
+        """
+        ...
+
+    async def wait(self, key: str, cost: int = 1) -> Decision:
+        """Sleep until `cost` tokens are in the bucket, and spend them. Waits for those tokens, as long as it takes.
+
+        Those who wait on one key of one limiter are served in the order in which they came. `consume` does not queue:
+        it may take what they wait for.
+
+        Raises:
+            WsKitError: FAILED_PRECONDITION: the cost is above the capacity; waiting would not help.
+
+        Cancelled: nothing is spent, and the place in the queue is free.
+        """
+        ...
+
+    def reserve(self, key: str, cost: int = 1) -> AbstractAsyncContextManager[Reservation]:
+        """Take `cost` tokens, the most that some work may need, and give back what it did not.
+
+        ``async with limiter.reserve(key, 10) as r: …; r.settle(actual)``. A block that ends well without settling
+        pays all; one that fails or is cancelled pays what it settled, else nothing. What is given back is as if never
+        taken: it neither creates a token nor loses one that a full bucket would have lost anyway.
+
+        Raises:
+            WsKitError: on entry: RESOURCE_EXHAUSTED when the tokens are not there, FAILED_PRECONDITION when they can
+                never be.
+
+        Cancelled: on entry, nothing is spent; inside, what was settled.
+        """
+        ...
+
+    async def reset(self, key: str) -> None:
+        """Make the bucket `key` full. What was reserved of it before has nothing to give back.
+
+        Cancelled: it is reset or it is not.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Let go of what the limiter holds. Any later request raises `trio.ClosedResourceError`. Cancelled: it is closed."""
         ...

@@ -33,6 +33,7 @@ __all__ = [
     "check_cost",
     "due",
     "merge_spends",
+    "refusal",
     "seconds_until",
     "take",
     "tokens",
@@ -123,8 +124,8 @@ class Decisions:
         allowed: whether all of them were paid; otherwise nothing was spent.
         retry_after: seconds after which all of them can be paid, if nobody else spends; 0.0 when they were paid, None
             when they never can be.
-        each: for every request, in the order asked, what its bucket says to it. Where only some refuse, the others are
-            allowed here and have yet spent nothing. Requests to one bucket are one request with the sum of their costs.
+        each: for every request, in the order asked, what its bucket says to it: where only some refuse, the others
+            allow, and yet nothing was spent. Requests to one bucket are one request with the sum of their costs.
     """
 
     allowed: bool
@@ -248,3 +249,17 @@ def seconds_until(due: int, now: float, ticks_per_second: float) -> float:
     while round((now + wait) * ticks_per_second) < due:
         wait += max(math.ulp(wait), math.ulp(now + wait))
     return wait
+
+
+def refusal(decision: Decision, cost: int, policy: Policy) -> WsKitError:
+    """The error that a refused request becomes, as ws-kit words it.
+
+    Returns:
+        RESOURCE_EXHAUSTED with ``details`` of cost, capacity and remaining, and the time to wait; or
+        FAILED_PRECONDITION with cost and capacity, for a request that can never succeed.
+    """
+    if decision.retry_after is None:
+        details = {"cost": cost, "capacity": policy.capacity}
+        return WsKitError("FAILED_PRECONDITION", "Operation cost exceeds capacity", details)
+    details = {"cost": cost, "capacity": policy.capacity, "remaining": decision.remaining}
+    return WsKitError("RESOURCE_EXHAUSTED", "Rate limit exceeded", details, retry_after=decision.retry_after)

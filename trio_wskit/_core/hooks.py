@@ -37,7 +37,8 @@ from trio_wskit._core.shapes import (
     Shape,
     TaggedUnion,
     TupleOf,
-    json_kinds,
+    json_types,
+    python_types,
 )
 
 __all__ = ["MAX_FAILURES", "StrictHooks", "expected_of"]
@@ -67,7 +68,7 @@ def expected_of(shape: Shape) -> str:
             return " or ".join(expected_of(member) for member in members)
 
 
-def _one_of(values: tuple[str | int | bool | None, ...]) -> str:
+def _one_of(values: tuple[Any, ...]) -> str:
     names = [NAMES[value] if value is None or isinstance(value, bool) else repr(value) for value in values[:_MAX_NAMED]]
     more = len(values) - len(names)
     return ("one of " if len(values) > 1 else "") + ", ".join(names) + (f" and {more} more" if more else "")
@@ -122,8 +123,7 @@ class StrictHooks:
         by_type: dict[type[Any], Read] = {}
         for member in members:
             read = self.reader(member)
-            for kind in json_kinds(member):
-                by_type[_PYTHON_TYPE[kind]] = read
+            by_type.update(dict.fromkeys(json_types(member), read))
         if float in by_type:
             by_type.setdefault(int, by_type[float])
         expected = expected_of(shape)
@@ -224,7 +224,7 @@ class StrictHooks:
         by_type: dict[type[Any], Write] = {}
         for member in members:
             write = self.writer(member)
-            by_type.update(dict.fromkeys(_types_of(member), write))
+            by_type.update(dict.fromkeys(python_types(member), write))
         if float in by_type:
             by_type.setdefault(int, by_type[float])
 
@@ -290,41 +290,6 @@ class StrictHooks:
                 yield {"path": path, "message": _shortened(str(error.args[0]) if error.args else "invalid", 200)}
             case _:
                 raise error
-
-
-_PYTHON_TYPE: Final[Mapping[str, type[Any]]] = {
-    "null": NoneType,
-    "boolean": bool,
-    "integer": int,
-    "number": float,
-    "string": str,
-    "array": list,
-    "object": dict,
-}
-
-
-def _types_of(shape: Shape) -> list[type[Any]]:
-    match shape:
-        case Leaf(type=kind):
-            # bool is a subclass of int, and datetime of date: the order of the classes' bases finds the nearer first, and
-            # the writer of the other refuses it.
-            return [kind]
-        case LiteralOf(values=values):
-            return [type(value) for value in values]
-        case EnumOf(cls=cls):
-            return [cls]
-        case ArrayOf(make=make):
-            return [make]
-        case TupleOf():
-            return [tuple]
-        case DictOf():
-            return [dict]
-        case ClassShape(cls=cls):
-            return [cls]
-        case TaggedUnion(members=members):
-            return [member.cls for member in members.values()]
-        case OneOf() | AnyJson():
-            return [object]
 
 
 def _read_any(value: Any, _: Any) -> Any:
@@ -468,10 +433,10 @@ def _failed_validators(cls: type[Any], given: Mapping[str, Any]) -> Iterator[Exc
 
 
 def _converted(convert: Any, value: Any, instance: object, field: attrs.Attribute[Any]) -> Any:
-    if not isinstance(convert, attrs.Converter):
+    if type(convert) is not attrs.Converter:
         return convert(value)
     arguments = [value, *([instance] if convert.takes_self else []), *([field] if convert.takes_field else [])]
-    return convert.converter(*arguments)  # type: ignore[misc]
+    return convert.converter(*arguments)
 
 
 def _note_of(error: Exception, kind: type[Any]) -> Any:

@@ -14,7 +14,7 @@ What the rest of the package relies on, and the tests hold the library to:
 from __future__ import annotations
 
 from math import isfinite
-from typing import Final
+from typing import Final, cast
 
 import orjson
 
@@ -46,16 +46,15 @@ def is_json(value: object, depth: int = 0) -> bool:
         return is_text(value)
     if isinstance(value, int):
         return MIN_INT <= value <= MAX_INT
-    if isinstance(value, float):
+    if type(value) is float:
         return isfinite(value)
     if depth == _MAX_DEPTH:
         return False
     if isinstance(value, dict):
-        items: dict[object, object] = value
-        return all(isinstance(key, str) and is_text(key) and is_json(item, depth + 1) for key, item in items.items())
-    if isinstance(value, list | tuple):
-        values: list[object] | tuple[object, ...] = value
-        return all(is_json(item, depth + 1) for item in values)
+        items = cast("dict[object, object]", value)
+        return all(type(key) is str and is_text(key) and is_json(item, depth + 1) for key, item in items.items())
+    if isinstance(value, list) or type(value) is tuple:
+        return all(is_json(item, depth + 1) for item in cast("list[object]", value))
     return False
 
 

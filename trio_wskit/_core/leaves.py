@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import date, datetime
 from decimal import Decimal, InvalidOperation
 from math import isfinite
@@ -86,8 +87,9 @@ def _exactly(kind: type[Any]) -> Read:
 def _read_float(value: Any, _: Any) -> float:
     if type(value) is float and isfinite(value):
         return value
-    if type(value) is int and MIN_INT <= value <= MAX_INT:
-        return float(value)
+    if type(value) is int:
+        with suppress(OverflowError):  # no JSON text gives such an int
+            return float(value)
     raise Refused(EXPECTED[float], value)
 
 

@@ -26,7 +26,7 @@ class Route:
         middleware: what runs around this handler alone, outermost first.
     """
 
-    spec: MessageSpec[Any]
+    spec: MessageSpec
     handler: Callable[[Any], Any]
     middleware: tuple[Callable[[Any, Any], Any], ...] = ()
 

@@ -20,12 +20,12 @@ from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import (
     Any,
-    ClassVar,
     Final,
     ForwardRef,
     Generic,
     NotRequired,
     Protocol,
+    Self,
     TypeVar,
     dataclass_transform,
     final,
@@ -62,23 +62,22 @@ class Rpc(Generic[R_co]):
     __slots__ = ()
 
     @classmethod
-    def __wskit_reply__(cls) -> type[R_co]:
-        """The class of the reply; here for type checkers, which read it through `RpcType`."""
+    def __wskit_rpc__(cls) -> tuple[type[Self], type[R_co]]:
+        """The class, and that of its reply: what type checkers read through `RpcType`."""
         reply = spec_of(cls).reply
-        if reply is None:
+        if reply is None:  # Rpc itself, which is no message, has been refused before
             raise ConfigError(f"{cls.__qualname__} names no reply")
-        return reply.cls
+        return cls, reply.cls
 
 
 class RpcType(Protocol[Q_co, R_co]):
     """A class of requests Q with replies R, as a value: what `router.rpc(GetUser)` takes.
 
-    `type[Q]` cannot say that Q is an `Rpc[R]` and give R; a class object that fits this protocol says both.
+    `type[Q]` cannot say that Q is an `Rpc[R]` and give R; a class object that fits this protocol says both, to mypy and to
+    pyright. (A protocol with `__call__` giving Q does so for mypy alone: pyright takes the metaclass's, which gives Any.)
     """
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Q_co: ...
-
-    def __wskit_reply__(self) -> type[R_co]: ...
+    def __wskit_rpc__(self) -> tuple[type[Q_co], type[R_co]]: ...
 
 
 @final

@@ -32,7 +32,8 @@ __all__ = [
     "TaggedUnion",
     "TupleOf",
     "camel_case",
-    "json_kinds",
+    "json_types",
+    "python_types",
     "shape_of_class",
     "shape_of_type",
 ]
@@ -123,27 +124,40 @@ class FieldShape:
         name: the attribute.
         argument: the constructor's parameter.
         wire: the key on the wire.
-        optional: True if the constructor has a default.
-        omit_none: the default is None, so a value of None is not sent.
+        default: the constructor's default, an `attrs.Factory`, or `attrs.NOTHING`.
+        keyword_only: the constructor takes it by keyword.
     """
 
     name: str
     argument: str
     wire: str
     shape: Shape
-    optional: bool
-    omit_none: bool
+    default: Any
+    keyword_only: bool
+
+    @property
+    def optional(self) -> bool:
+        """The key may be absent."""
+        return self.default is not attrs.NOTHING
+
+    @property
+    def omit_none(self) -> bool:
+        """A value of None is not sent, since an absent key means the same: JavaScript's optional keys are absent, not null."""
+        return self.default is None
 
 
 Shape: TypeAlias = Leaf | AnyJson | LiteralOf | EnumOf | ArrayOf | TupleOf | DictOf | OneOf | TaggedUnion | ClassShape
 
 _LEAVES: Final[frozenset[Any]] = frozenset({str, int, float, bool, type(None), datetime, date, UUID, Decimal})
 
-_JSON_KIND: Final[Mapping[Any, str]] = {
-    bool: "boolean",
-    int: "integer",
-    float: "number",
-    type(None): "null",
+_KIND_NAMES: Final[Mapping[type[Any], str]] = {
+    types.NoneType: "null",
+    bool: "a boolean",
+    int: "an integer",
+    float: "a number",
+    str: "a string",
+    list: "an array",
+    dict: "an object",
 }
 
 _ADVICE: Final[Mapping[Any, str]] = {
@@ -206,8 +220,8 @@ def shape_of_class(
             argument=field.alias or field.name,
             wire=wire,
             shape=shape_of_type(field.type, where, rename, resolve, known),
-            optional=field.default is not attrs.NOTHING,
-            omit_none=field.default is None,
+            default=field.default,
+            keyword_only=field.kw_only,
         )
     shape.fields = tuple(fields.values())
     return shape
@@ -268,29 +282,56 @@ def _literal(values: tuple[Any, ...], where: str) -> LiteralOf:
 
 
 def _enum(cls: type[enum.Enum], where: str) -> EnumOf:
+    if issubclass(cls, enum.Flag):
+        raise ConfigError(f"{where}: {cls.__qualname__} is a Flag, whose values have no names of their own: use list of an Enum")
     for member in cls:
         if type(member.value) not in (str, int):
             raise ConfigError(f"{where}: {cls.__qualname__}.{member.name} has a value that is neither str nor int")
     return EnumOf(cls)
 
 
-def json_kinds(shape: Shape) -> frozenset[str]:
-    """Which kinds of JSON values a shape takes: what tells the members of a union apart."""
+def json_types(shape: Shape) -> frozenset[type[Any]]:
+    """The types of plain JSON values that a shape takes: what tells the members of a union apart when reading."""
     match shape:
         case Leaf(type=kind):
-            return frozenset({_JSON_KIND.get(kind, "string")})
+            return frozenset({kind if kind in _KIND_NAMES else str})
         case LiteralOf(values=values):
-            return frozenset(_JSON_KIND.get(type(value), "string") for value in values)
+            return frozenset(type(value) for value in values)
         case EnumOf(cls=cls):
-            return frozenset(_JSON_KIND.get(type(member.value), "string") for member in cls)
+            return frozenset(type(member.value) for member in cls)
         case ArrayOf() | TupleOf():
-            return frozenset({"array"})
+            return frozenset({list})
         case DictOf() | ClassShape() | TaggedUnion():
-            return frozenset({"object"})
+            return frozenset({dict})
         case OneOf(members=members):
-            return frozenset[str]().union(*map(json_kinds, members))
+            return frozenset[type[Any]]().union(*map(json_types, members))
         case AnyJson():
-            return frozenset({"boolean", "integer", "number", "null", "string", "array", "object"})
+            return frozenset(_KIND_NAMES)
+
+
+def python_types(shape: Shape) -> list[type[Any]]:
+    """The types of the values that a shape takes: what tells the members of a union apart when writing."""
+    match shape:
+        case Leaf(type=kind):
+            return [kind]
+        case LiteralOf(values=values):
+            return list(dict.fromkeys(type(value) for value in values))
+        case EnumOf(cls=cls):
+            return [cls]
+        case ArrayOf(make=make):
+            return [make]
+        case TupleOf():
+            return [tuple]
+        case DictOf():
+            return [dict]
+        case ClassShape(cls=cls):
+            return [cls]
+        case TaggedUnion(members=members):
+            return list(dict.fromkeys(member.cls for member in members.values()))
+        case OneOf(members=members):
+            return [kind for member in members for kind in python_types(member)]
+        case AnyJson():
+            return [object]
 
 
 def _union(parts: list[Shape], where: str, rename: Rename) -> Shape:
@@ -301,14 +342,14 @@ def _union(parts: list[Shape], where: str, rename: Rename) -> Shape:
     if len(classes) > 1:
         members = [part for part in members if not isinstance(part, ClassShape)]
         members.append(_tagged(classes, where, rename))
-    taken: set[str] = set()
+    if any(isinstance(part, AnyJson) for part in members):
+        return AnyJson()
+    taken: set[type[Any]] = set()
     for part in members:
-        kinds = json_kinds(part)
+        kinds = json_types(part)
         if kinds & taken:
-            both = ", ".join(sorted(kinds & taken))
-            raise ConfigError(
-                f"{where}: more than one member of the union is written as {both} in JSON: use one of them"
-            )
+            both = " and ".join(_KIND_NAMES[kind] for kind in _KIND_NAMES if kind in kinds & taken)
+            raise ConfigError(f"{where}: more than one member of the union is {both} in JSON, so nothing tells them apart")
         taken |= kinds
     return members[0] if len(members) == 1 else OneOf(tuple(members))
 
