@@ -63,8 +63,10 @@ def bar_chart(entries: list[Entry]) -> str:
     height = TOP + ROW * len(best_first) + 12
     title, unit = escape(best_first[0]["title"]), escape(best_first[0]["unit"])
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
-        f'width="{WIDTH}" height="{height}" role="img">',
+        (
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
+            f'width="{WIDTH}" height="{height}" role="img">'
+        ),
         f"<title>{title}</title>",
         f"<style>{STYLE}</style>",
         f'<text x="16" y="26" class="title">{title}</text>',
