@@ -132,7 +132,7 @@ class RateLimiter(Protocol):
     """A store of token buckets, one for each key. `trio_wskit.testing.check_rate_limiter` proves an implementation.
 
     Exact: no token is created or lost by rounding. A refused request costs nothing. Requests are atomic, whoever else
-        asks at the same time. A clock that goes back refills nothing and loses nothing.
+    asks at the same time. A clock that goes back refills nothing and loses nothing.
 
     A cost that is not an integer of at least 0 is refused by every method with WsKitError INVALID_ARGUMENT.
     """
@@ -201,5 +201,8 @@ class RateLimiter(Protocol):
         ...
 
     async def aclose(self) -> None:
-        """Let go of what the limiter holds. Any later request raises `trio.ClosedResourceError`. Cancelled: it is closed."""
+        """Let go of what the limiter holds; any later request raises `trio.ClosedResourceError`.
+
+        Cancelled: it is closed.
+        """
         ...

@@ -1,0 +1,253 @@
+"""The buckets of one policy, in memory: a dict of integers, cut into shards so that nothing ever takes long.
+
+Rules:
+- A bucket that is full again is the same as no bucket: `full_at` in the past means full, and so does absence.
+- Every shard is a dict of a few thousand buckets. To sweep it is to copy what is not full, about a millisecond; no
+  other step visits more than one bucket. (One dict of a million keys stops everything for 50 ms when it grows.)
+- A shard is swept when it has doubled since its last sweep, so a new key pays for looking at one old one; and all of
+  them in turn, as time passes, so that buckets which nobody uses any more go as well.
+- A bucket with open reservations leaves its shard for `_ledgers`, so the quick path has nothing to check.
+- No await, and so no lock: every method is one atomic step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, final
+
+import attrs
+
+from trio_wskit._core.bucket import Decision, Grid, Policy, check_cost, seconds_until, take
+from trio_wskit._core.reservations import Ledger
+
+__all__ = ["Buckets", "Ticket"]
+
+TICKS_PER_SECOND: Final = 1e9
+_SHARD_KEYS: Final = 4096
+_SMALL: Final = 64
+_MILLISECOND: Final = 1_000_000
+# A decision that allows says how much is left and nothing else, so it need not be made anew each time.
+_ALLOWED: Final = tuple(Decision(True, remaining, 0.0) for remaining in range(1024))
+# Half the time of calling the class, which is a function around this.
+_new: Callable[[type[Decision], tuple[bool, int, float | None]], Decision]  # pyright: ignore[reportUnknownVariableType]
+_new = tuple.__new__  # pyright: ignore[reportUnknownMemberType]
+
+
+@final
+@attrs.frozen
+class Ticket:
+    """An open reservation: which bucket, which ledger, which number in it."""
+
+    key: str
+    ledger: Ledger
+    number: int
+
+
+class Buckets:
+    """All buckets of one policy. `MemoryRateLimiter`, its public face, says what the arguments mean."""
+
+    __slots__ = (
+        "_burst",
+        "_clock",
+        "_cursor",
+        "_grid",
+        "_ledgers",
+        "_limit",
+        "_mask",
+        "_next_full",
+        "_per_tick",
+        "_per_token",
+        "_policy",
+        "_room",
+        "_shards",
+        "_sweep_at",
+        "_sweep_every",
+        "_tick",
+    )
+
+    def __init__(self, policy: Policy, clock: Callable[[], float], max_keys: int) -> None:
+        self._policy = policy
+        self._clock = clock
+        grid = self._grid = Grid.of(policy, round(TICKS_PER_SECOND))
+        self._per_tick = grid.grains_per_tick
+        self._per_token = grid.grains_per_token
+        self._burst = grid.burst
+        shards = 1
+        while shards * _SHARD_KEYS < max_keys:
+            shards *= 2
+        self._mask = shards - 1
+        self._limit = max_keys // shards
+        self._shards: list[dict[str, int]] = [{} for _ in range(shards)]
+        self._room = [min(_SMALL, self._limit)] * shards
+        self._next_full = [0] * shards
+        self._ledgers: dict[str, Ledger] = {}
+        # The present: the latest instant that the clock has shown. A clock that goes back stands still here.
+        self._tick = -(1 << 200)
+        # Once round in the time that an empty bucket takes to fill, but neither in a hurry nor idle.
+        fill = grid.burst // grid.grains_per_tick
+        self._sweep_every = min(max(fill // shards, 20 * _MILLISECOND), 1000 * _MILLISECOND)
+        self._sweep_at = self._tick
+        self._cursor = 0
+
+    def consume_nowait(self, key: str, cost: int = 1) -> Decision:
+        """Spend `cost` tokens of the bucket `key` if they are there, at once: `consume` for callers that cannot wait.
+
+        Args:
+            key: which bucket. One that was never heard of is full.
+            cost: tokens, at least 0; 0 spends nothing and tells how much is left.
+
+        Raises:
+            WsKitError: INVALID_ARGUMENT: the cost is not an integer, or below 0.
+        """
+        # This is `bucket.take`, written out: it is called for every message.
+        now = self._clock()
+        if cost.__class__ is not int or cost < 1:
+            return self._look(key, check_cost(cost), now)
+        tick = round(now * 1e9)
+        if tick < self._tick:
+            tick = self._tick
+        else:
+            self._tick = tick
+            if tick >= self._sweep_at:
+                self._sweep_in_turn()
+        instant = tick * self._per_tick
+        place = hash(key) & self._mask
+        shard = self._shards[place]
+        full_at = shard.get(key)
+        if full_at is None:
+            if key in self._ledgers or (len(shard) >= self._room[place] and not self._make_room(place)):
+                return self._take_slowly(key, cost, now)
+            shard = self._shards[place]
+            full_at = instant
+        elif full_at < instant:
+            full_at = instant
+        full_at += cost * self._per_token
+        spare = instant + self._burst - full_at
+        if spare >= 0:
+            shard[key] = full_at
+            remaining = spare // self._per_token
+            return _ALLOWED[remaining] if remaining < 1024 else _new(Decision, (True, remaining, 0.0))
+        remaining = spare // self._per_token + cost
+        if cost > self._grid.capacity:
+            return _new(Decision, (False, remaining, None))
+        tick -= spare // self._per_tick
+        wait = (tick - round(now * 1e9)) / 1e9
+        if round((now + wait) * 1e9) < tick:
+            wait = seconds_until(tick, now, 1e9)
+        return _new(Decision, (False, remaining, wait))
+
+    def reset_nowait(self, key: str) -> None:
+        """Make the bucket `key` full. What is reserved of it then has nothing to give back."""
+        self._ledgers.pop(key, None)
+        self._shards[hash(key) & self._mask].pop(key, None)
+
+    def sweep_nowait(self) -> int:
+        """Drop every bucket that is full again; returns how many there were.
+
+        Small sweeps happen by themselves when the limiter is used. This one visits all buckets at once, a second for
+        ten million: for a limiter that was busy and may never be used again.
+        """
+        self._set_clock(self._clock())
+        before = self.keys_held()
+        for place in range(len(self._shards)):
+            self._sweep(place)
+        return before - self.keys_held()
+
+    def keys_held(self) -> int:
+        """How many buckets take up memory: those that are not full, and those that were not when last looked at."""
+        return sum(map(len, self._shards)) + len(self._ledgers)
+
+    # --- for the limiter that is made of this: atomic steps at a time that it names ---
+
+    def _look(self, key: str, cost: int, now: float) -> Decision:
+        """What spending would be answered; with a cost of 0, how much is left. Nothing is spent."""
+        self._set_clock(now)
+        instant = self._tick * self._per_tick
+        place = hash(key) & self._mask
+        ledger = self._ledgers.get(key)
+        full_at = self._shards[place].get(key) if ledger is None else ledger.full_at
+        if full_at is None:
+            full_at = instant
+            wants_place = 0 < cost <= self._grid.capacity and len(self._shards[place]) >= self._room[place]
+            if wants_place and not self._make_room(place):
+                tick = -(-self._next_full[place] // self._per_tick)
+                return Decision(False, 0, seconds_until(tick, now, TICKS_PER_SECOND))
+        taken = take(self._grid, full_at, self._tick, cost)[1]
+        if taken.allowed:
+            return Decision(True, taken.remaining, 0.0)
+        if taken.due is None:
+            return Decision(False, taken.remaining, None)
+        return Decision(False, taken.remaining, seconds_until(taken.due, now, TICKS_PER_SECOND))
+
+    def _spend(self, key: str, cost: int) -> None:
+        """Spend what `_look` allowed in this same step, even where no place is left for another bucket."""
+        instant = self._tick * self._per_tick
+        ledger = self._ledgers.get(key)
+        if ledger is not None:
+            ledger.spend(instant, cost * self._per_token)
+            return
+        full_at = self._shards[hash(key) & self._mask].get(key, instant)
+        self._put(key, max(full_at, instant) + cost * self._per_token)
+
+    def _reserve(self, key: str, cost: int, now: float) -> tuple[Decision, Ticket | None]:
+        """Spend on approval. The ticket, there when it is allowed, goes to `_settle`."""
+        decision = self._look(key, cost, now)
+        if not decision.allowed:
+            return decision, None
+        instant = self._tick * self._per_tick
+        ledger = self._ledgers.get(key)
+        if ledger is None:
+            full_at = self._shards[hash(key) & self._mask].pop(key, instant)
+            ledger = self._ledgers[key] = Ledger(full_at)
+        return decision, Ticket(key, ledger, ledger.reserve(instant, cost * self._per_token))
+
+    def _settle(self, ticket: Ticket, cost: int) -> None:
+        """Close a reservation as if it had been for `cost`. After a reset there is nothing to close."""
+        key, ledger = ticket.key, ticket.ledger
+        ledger.settle(ticket.number, cost * self._per_token)
+        if ledger.open == 0 and self._ledgers.get(key) is ledger:
+            del self._ledgers[key]
+            self._put(key, ledger.full_at)
+
+    def _clear(self) -> None:
+        """Forget every bucket."""
+        self._shards = [{} for _ in self._shards]
+        self._room = [min(_SMALL, self._limit)] * len(self._shards)
+        self._ledgers = {}
+
+    # --- the rare cases ---
+
+    def _set_clock(self, now: float) -> None:
+        self._tick = max(self._tick, round(now * TICKS_PER_SECOND))
+
+    def _take_slowly(self, key: str, cost: int, now: float) -> Decision:
+        decision = self._look(key, cost, now)
+        if decision.allowed:
+            self._spend(key, cost)
+        return decision
+
+    def _put(self, key: str, full_at: int) -> None:
+        place = hash(key) & self._mask
+        self._shards[place][key] = full_at
+        self._next_full[place] = 0
+
+    def _make_room(self, place: int) -> bool:
+        """See to it that the shard has room for one more key; False when all it may hold are in use."""
+        crowded = len(self._shards[place]) >= self._limit
+        if crowded and self._next_full[place] > self._tick * self._per_tick:
+            return False
+        self._sweep(place)
+        return len(self._shards[place]) < self._limit
+
+    def _sweep(self, place: int) -> None:
+        instant = self._tick * self._per_tick
+        kept = {key: full_at for key, full_at in self._shards[place].items() if full_at > instant}
+        self._shards[place] = kept
+        self._room[place] = min(max(2 * len(kept), _SMALL), self._limit)
+        # In a crowded shard no bucket can be full before this: none comes in, and those in it are only spent from.
+        self._next_full[place] = min(kept.values()) if len(kept) >= self._limit else 0
+
+    def _sweep_in_turn(self) -> None:
+        self._sweep_at = self._tick + self._sweep_every
+        self._cursor = (self._cursor + 1) & self._mask
+        self._sweep(self._cursor)
