@@ -1,0 +1,214 @@
+"""The native link on any Trio stream: TLS, a stream in memory, or whatever else has `send_all` and `receive_some`.
+
+Rules
+- `_lock` is held by whoever is in `send_all`; it also sends the frames of our own that came up meanwhile.
+- `_torn` is true from the first byte of a `send_all` to its last: if it is still true when nobody holds the lock, half
+  a frame is on the wire for good, and the link is aborted by whoever finds it.
+- The stream is closed by `aclose`, or by `abort` where its kind can be closed at once (Trio's own kinds can).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import cast, final
+
+import trio
+from trio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if_cancelled
+
+from trio_wskit.errors import ConnectionClosed
+from trio_wskit.transports._wire import READ_BYTES, Wire
+
+__all__ = ["StreamTransport"]
+
+
+@final
+class StreamTransport(Wire):
+    """An open WebSocket on a Trio stream.
+
+    Whoever makes one calls `aclose` at the end in any case.
+
+    Args:
+        stream: ready for frames; ours to close.
+        client: we are the client.
+        leftover: bytes that were read behind the handshake.
+        max_message_bytes: larger messages are refused with 1009, a frame of that size from its header.
+        max_fragments: frames that one message may come in; more are refused with 1008.
+        deflate_window_bits: 9 to 15 where permessage-deflate was agreed on, else None.
+    """
+
+    __slots__ = ("_broken", "_lock", "_stream", "_torn")
+
+    def __init__(
+        self,
+        stream: trio.abc.Stream,
+        *,
+        client: bool = False,
+        leftover: bytes = b"",
+        max_message_bytes: int = 1 << 20,
+        max_fragments: int = 1 << 16,
+        deflate_window_bits: int | None = None,
+    ) -> None:
+        super().__init__(
+            client=client,
+            leftover=leftover,
+            max_message_bytes=max_message_bytes,
+            max_fragments=max_fragments,
+            deflate_window_bits=deflate_window_bits,
+        )
+        self._stream = stream
+        self._lock = trio.Lock()
+        self._torn = False
+        self._broken = False
+
+    async def receive(self) -> list[bytes]:
+        """See `abc.Transport.receive`.
+
+        Cancelled while a pong waits for a peer that does not read: no message is lost, but the pong may be torn, and
+        then nothing can be sent any more.
+        """
+        await checkpoint_if_cancelled()
+        if self._receiving:
+            raise trio.BusyResourceError("another task is receiving")
+        self._receiving = True
+        try:
+            while True:
+                await self._send_urgent()
+                if self._end is not None:
+                    raise self._closed()
+                messages = self._parse(await self._read())
+                if messages and self._closing is None:
+                    return messages
+        finally:
+            self._receiving = False
+            self._wake()
+
+    async def _read(self) -> bytes:
+        if self._leftover:
+            await checkpoint()
+            data, self._leftover = self._leftover, b""
+            return data
+        try:
+            return bytes(await self._stream.receive_some(READ_BYTES))
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return b""
+
+    def write_nowait(self, frames: Sequence[bytes]) -> Sequence[bytes]:
+        """See `abc.Transport.write_nowait`. A stream takes nothing without waiting, so all of it is left."""
+        self._check_open()
+        return frames
+
+    async def write(self, frames: Sequence[bytes]) -> None:
+        """See `abc.Transport.write`."""
+        await checkpoint_if_cancelled()
+        async with self._lock:
+            self._check_open()
+            await self._send_all(b"".join(self._dressed(frames)))
+            while self._urgent:
+                await self._send_all(self._take_urgent())
+
+    def _check_open(self) -> None:
+        if self._end is not None or self._closing is not None or self._broken:
+            raise self._closed()
+
+    async def _send_urgent(self) -> None:
+        """Send frames of our own, unless somebody is writing, who then does it."""
+        if self._urgent and not self._lock.locked():
+            async with self._lock:
+                while self._urgent and not self._broken:
+                    try:
+                        await self._send_all(self._take_urgent())
+                    except ConnectionClosed:
+                        return  # the reader finds the end by itself, in its turn
+
+    def _take_urgent(self) -> bytes:
+        data, self._urgent = self._urgent, b""
+        return data
+
+    async def _send_all(self, data: bytes) -> None:
+        """Only with the lock held."""
+        if self._torn:
+            self.abort()
+            raise self._closed()
+        self._torn = True
+        try:
+            await self._stream.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self._broken = True
+            raise self._closed() from None
+        self._torn = False
+
+    async def ping(self) -> None:
+        """See `abc.Transport.ping`. Cancelled while it waits for a peer that does not read: the link cannot be used."""
+        await checkpoint_if_cancelled()
+        self._check_open()
+        payload, pong = self._new_ping()
+        try:
+            await self._send_urgent()
+            await pong.wait()
+        finally:
+            self._forget_ping(payload)
+        if self._end is not None:
+            raise self._closed()
+
+    async def aclose(self, code: int = 1000, reason: str = "") -> None:
+        """See `abc.Transport.aclose`; bound it with a cancel scope, for the peer may take its time.
+
+        Raises:
+            LocalProtocolError: the code may not be sent, or the reason is too long; nothing has happened.
+        """
+        self._start_close(code, reason)
+        try:
+            async with self._lock:
+                try:
+                    while self._urgent and not self._broken:
+                        await self._send_all(self._take_urgent())
+                except ConnectionClosed:
+                    pass
+            while self._receiving:
+                await self._wait_for_change()
+            await self._hear_close()
+            await self._stream.aclose()
+        except trio.BrokenResourceError:
+            await cancel_shielded_checkpoint()  # TLS found the link broken while saying goodbye, and has closed it
+        except BaseException:
+            self.abort()
+            await trio.aclose_forcefully(self._stream)
+            raise
+        if self._end is None:
+            self._finish(code, reason)
+
+    async def _hear_close(self) -> None:
+        """Read until the peer's close frame has come; then, where the peer has to hang up first, until it has."""
+        self._receiving = True
+        try:
+            while not self._broken:
+                closed = self._parser.closed
+                if closed is not None and closed.by_peer and not self._mask:
+                    return  # RFC 6455 section 7.1.1: now it is the server who hangs up
+                data = await self._read()
+                if not data:
+                    return
+                self._parser.feed(data)
+                self._parser.control = None
+        finally:
+            self._receiving = False
+            self._wake()
+
+    def abort(self) -> None:
+        """See `abc.Transport.abort`."""
+        self._broken = True
+        self._finish(1006, "")
+        _close_now(self._stream)
+
+
+def _close_now(stream: object) -> None:
+    """Close a stream without waiting, if its kind can be."""
+    while isinstance(stream, trio.SSLStream):
+        stream = cast("trio.SSLStream[trio.abc.Stream]", stream).transport_stream
+    if isinstance(stream, trio.SocketStream):
+        stream.socket.close()
+    elif isinstance(stream, trio.StapledStream):
+        _close_now(cast("object", stream.send_stream))
+        _close_now(cast("object", stream.receive_stream))
+    elif close := cast("Callable[[], object] | None", getattr(stream, "close", None)):
+        close()  # in Trio's vocabulary what waits is called aclose
