@@ -8,7 +8,8 @@ from __future__ import annotations
 from math import ceil, isfinite
 from typing import Any, Final
 
-from trio_wskit._core.envelope import (
+from ..errors import MalformedMessage, MessageTooBig, PayloadInvalid, WsKitError
+from .envelope import (
     ABSENT,
     CONTROL_TYPES,
     ERROR,
@@ -16,13 +17,13 @@ from trio_wskit._core.envelope import (
     META_RULES,
     PROGRESS,
     RESERVED_META,
+    RESERVED_PREFIXES,
     RPC_ERROR,
     Envelope,
 )
-from trio_wskit._core.json_text import dumps, is_json, loads
-from trio_wskit._core.sanitise import safe_details, safe_text
-from trio_wskit._core.schema import find_spec
-from trio_wskit.errors import MalformedMessage, MessageTooBig, PayloadInvalid, WsKitError
+from .json_text import dumps, is_json, loads
+from .sanitise import safe_details, safe_text
+from .schema import find_spec
 
 __all__ = [
     "DEFAULT_MAX_BYTES",
@@ -52,52 +53,60 @@ def decode(data: bytes, *, max_bytes: int = DEFAULT_MAX_BYTES, max_depth: int = 
 
     Raises:
         MessageTooBig: found before anything is parsed.
-        MalformedMessage: not JSON (NaN, Infinity, numbers beyond a float's range and lone surrogates are not), nested too
-            deep, not an object, no type, a reserved type, or a standard meta key of a wrong type. Its `correlation_id` is
-            set if it could be read.
+        MalformedMessage: not JSON (NaN, Infinity, numbers beyond a float's range and lone surrogates are not), nested
+            too deep, not an object, no type, a reserved type, or a standard meta key of a wrong type. Its
+            `correlation_id` is set if it could be read.
     """
     size = len(data)
     if size > max_bytes:
         raise MessageTooBig(size, max_bytes)
-    # Counting costs 0.1 µs for a small message; only what has that many brackets at all is looked at closely.
-    if data.count(b"[") + data.count(b"{") > max_depth and is_deeper_than(data, max_depth):
+    # A level takes two bytes, so a small message is never too deep, and counting is next to nothing for the others;
+    # what has that many brackets at all is looked at closely. (The library has a limit of its own, above 1,000.)
+    if size > 2 * max_depth and data.count(b"[") + data.count(b"{") > max_depth and is_deeper_than(data, max_depth):
         raise MalformedMessage(f"Not acceptable JSON: nested deeper than {max_depth} levels, or not closed")
     try:
-        # bytes(): the library takes no subclass of bytes, and hands back the very object where it is none.
-        root = loads(bytes(data))
+        found: Any = loads(data if type(data) is bytes else bytes(data))  # the library takes no subclass of bytes
     except ValueError:
         raise MalformedMessage("Not valid JSON") from None
-    if type(root) is not dict:
+    if type(found) is not dict:
         raise MalformedMessage("Not an envelope: expected an object")
+    root: dict[str, Any] = found  # pyright: ignore[reportUnknownVariableType]
     meta: Any = root.get("meta")
-    correlation_id: str | None = None
-    if meta is None:
+    correlation_id: Any = None
+    if meta:
+        correlation_id = _check_meta(meta)
+    elif meta is None:
         meta = {}
     elif type(meta) is not dict:
         raise MalformedMessage("meta: expected an object")
-    elif meta:
-        correlation_id = meta.get("correlationId")
-        for key in meta:
-            if key in META_RULES:
-                is_right, expected = META_RULES[key]
-                if not is_right(meta[key]):
-                    raise MalformedMessage(f"meta.{key}: expected {expected}", correlation_id=_id_of(correlation_id))
-        for key in RESERVED_META:
-            if key in meta:
-                del meta[key]
     type_name: Any = root.get("type")
     if type(type_name) is not str:
         raise MalformedMessage("Not an envelope: type must be a string", correlation_id=correlation_id)
-    if type_name[:1] in _RESERVED_STARTS and type_name.startswith(("__", "$")) and type_name not in CONTROL_TYPES:
+    if type_name.startswith(RESERVED_PREFIXES) and type_name not in CONTROL_TYPES:
         raise MalformedMessage("Reserved message type", correlation_id=correlation_id)
     return Envelope(type_name, meta, root.get("payload", ABSENT), correlation_id)
 
 
-_RESERVED_STARTS: Final = frozenset({"_", "$"})
-
-
-def _id_of(value: object) -> str | None:
-    return value if type(value) is str and value else None
+def _check_meta(meta: Any) -> Any:
+    """Refuse wrong types, strip what only the server may set, and give the correlation id."""
+    if type(meta) is not dict:
+        raise MalformedMessage("meta: expected an object")
+    keys: dict[str, Any] = meta  # pyright: ignore[reportUnknownVariableType]
+    correlation_id: Any = keys.get("correlationId")
+    # The two keys that nearly every message has are looked at in place: with only those, nothing else is to be done.
+    others = len(keys)
+    if type(correlation_id) is str and correlation_id:
+        others -= 1
+    if type(keys.get("timestamp")) is int:
+        others -= 1
+    if others:
+        for key, value in keys.items():
+            if key in META_RULES and not META_RULES[key].accepts(value):
+                readable = correlation_id if META_RULES["correlationId"].accepts(correlation_id) else None
+                raise MalformedMessage(f"meta.{key}: expected {META_RULES[key].expected}", correlation_id=readable)
+        for key in RESERVED_META:
+            keys.pop(key, None)
+    return correlation_id
 
 
 def is_deeper_than(data: bytes, max_depth: int) -> bool:
@@ -106,7 +115,8 @@ def is_deeper_than(data: bytes, max_depth: int) -> bool:
 
     Every step is a scan in C, and there are at most `max_depth` of them over ever less: no text makes this slow.
     """
-    # Escapes exist in strings alone. First the pairs of backslashes, from the left: then a backslash before a quote escapes it.
+    # Escapes exist in strings alone. First the pairs of backslashes, from the left: then a backslash before a quote
+    # escapes it.
     outside = b"".join(data.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2])
     left = outside.translate(_AS_SQUARE, _NOT_BRACKETS)
     for _ in range(max_depth):
@@ -123,16 +133,16 @@ _NOT_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 def encode_error(error: WsKitError, correlation_id: str | None, timestamp_ms: int) -> bytes:
     """Write the ERROR frame, or RPC_ERROR when there is a correlation id. Never raises: it is the last resort.
 
-    Details are made safe first (see `safe_details`), except a `PayloadInvalid`'s issues, which hold no values of the sender:
-    the first 50 are sent, and the number of the others.
-    `retryAfterMs` is rounded up; it is left out when `retryable` is False.
+    Details are made safe first (see `safe_details`), except a `PayloadInvalid`'s issues, which hold no values of the
+    sender: the first 50 are sent, and the number of the others. `retryAfterMs` is rounded up; it is left out when
+    `retryable` is False.
     """
     payload: dict[str, Any] = {"code": safe_text(error.code), "message": safe_text(error.message)}
     details = _issues(error) if isinstance(error, PayloadInvalid) else safe_details(error.details)
     if details:
         payload["details"] = details
     wait = error.retry_after
-    if wait is not None and 0 <= wait and isfinite(wait * 1000) and error.retryable is not False:
+    if wait is not None and wait >= 0 and isfinite(wait * 1000) and error.retryable is not False:
         payload["retryAfterMs"] = min(ceil(round(wait * 1000, 3)), 2**53)
     if error.retryable is not None:
         payload["retryable"] = error.retryable
@@ -162,7 +172,7 @@ def encode_progress(value: object, correlation_id: str, timestamp_ms: int) -> by
     Raises:
         PayloadInvalid: the message's fields have wrong types, or the value is not JSON.
     """
-    spec = find_spec(type(value))
+    spec = find_spec(value)
     if spec is not None:
         value = spec.unstructure(value)
     elif not is_json(value):

@@ -20,9 +20,11 @@ __all__ = [
     "META_RULES",
     "PROGRESS",
     "RESERVED_META",
+    "RESERVED_PREFIXES",
     "RPC_ERROR",
     "Absent",
     "Envelope",
+    "MetaRule",
     "is_reserved",
 ]
 
@@ -61,7 +63,8 @@ class Envelope:
 
     Attributes:
         type: what the router looks for.
-        meta: {} if it was absent or null; without `clientId` and `receivedAt`. Standard keys that are there have their right types.
+        meta: {} if it was absent or null; without `clientId` and `receivedAt`. Standard keys that are there have
+            their right types.
         payload: plain JSON values, or `ABSENT`. Opaque to all but the schema.
         correlation_id: the meta's `correlationId`, a non-empty text, if it was there.
     """
@@ -72,12 +75,25 @@ class Envelope:
     correlation_id: str | None = None
 
 
+RESERVED_PREFIXES: Final = ("__", "$")
+"""Types that start with one of these belong to the protocol."""
+
+
 def is_reserved(type_name: str) -> bool:
-    """True for the types that belong to the protocol: those that start with "__" or "$"."""
-    return type_name.startswith(("__", "$"))
+    """True for the types that belong to the protocol, those for control included."""
+    return type_name.startswith(RESERVED_PREFIXES)
 
 
-def _is_number(value: object) -> bool:
+@final
+@attrs.frozen
+class MetaRule:
+    """What a standard meta key must hold: a test, and in words what the test expects."""
+
+    accepts: Callable[[Any], bool]
+    expected: str
+
+
+def _is_number(value: Any) -> bool:
     return type(value) is int or (type(value) is float and isfinite(value))
 
 
@@ -85,23 +101,23 @@ def _is_positive_number(value: Any) -> bool:
     return _is_number(value) and value > 0
 
 
-def _is_id(value: object) -> bool:
-    return type(value) is str and value != ""
-
-
-def _is_key(value: object) -> bool:
-    return type(value) is str and 0 < len(value) <= MAX_IDEMPOTENCY_KEY
-
-
-def _is_str(value: object) -> bool:
+def _is_str(value: Any) -> bool:
     return type(value) is str
 
 
-META_RULES: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
-    "correlationId": (_is_id, "a non-empty string"),
-    "timestamp": (_is_number, "a number"),
-    "timeoutMs": (_is_positive_number, "a positive number"),
-    "idempotencyKey": (_is_key, f"a string of 1 to {MAX_IDEMPOTENCY_KEY} characters"),
-    "traceparent": (_is_str, "a string"),
+def _is_id(value: Any) -> bool:
+    return type(value) is str and value != ""
+
+
+def _is_key(value: Any) -> bool:
+    return type(value) is str and 0 < len(value) <= MAX_IDEMPOTENCY_KEY
+
+
+META_RULES: Final[Mapping[str, MetaRule]] = {
+    "timestamp": MetaRule(_is_number, "a number"),
+    "correlationId": MetaRule(_is_id, "a non-empty string"),
+    "timeoutMs": MetaRule(_is_positive_number, "a positive number"),
+    "idempotencyKey": MetaRule(_is_key, f"a string of 1 to {MAX_IDEMPOTENCY_KEY} characters"),
+    "traceparent": MetaRule(_is_str, "a string"),
 }
-"""The standard meta keys, each with its test and what the test expects."""
+"""The standard meta keys; other keys may hold anything."""

@@ -2,13 +2,15 @@
 
 What the rest of the package relies on, and the tests hold the library to:
 
-- `loads` refuses with ValueError whatever RFC 8259 refuses, and also NaN, Infinity, a number too large for a float, a byte
-  order mark, invalid UTF-8 and the escape of a lone surrogate. Of duplicate keys the last wins. An integer outside 64 bits
-  becomes a float, as it does in JavaScript, so that a field of type int refuses it rather than losing digits.
+- `loads` refuses with ValueError whatever RFC 8259 refuses, and also NaN, Infinity, a number too large for a float, a
+  byte order mark, invalid UTF-8 and the escape of a lone surrogate. Of duplicate keys the last wins. An integer
+  outside 64 bits becomes a float, as it does in JavaScript, so that a field of type int refuses it rather than losing
+  digits.
 - `loads` never raises RecursionError: text nested deeper than 1,024 is refused with ValueError.
-- `dumps` writes no spaces and escapes nothing that need not be escaped. It refuses with TypeError a lone surrogate, an integer
-  outside 64 bits, a dict key that is no str, a type that is not JSON, and nesting deeper than 254 (so cycles as well).
-- `dumps` writes NaN and Infinity as null: look for them before (`is_json`).
+- `dumps` writes no spaces and escapes nothing that need not be escaped. It refuses with TypeError a lone surrogate, an
+  integer outside 64 bits, a dict key that is no str, and nesting deeper than 254 (so cycles as well).
+- `dumps` writes NaN and Infinity as null, and datetimes, UUIDs and dataclasses in its own way: it is only for what
+  has been checked (`is_json`, or the schema).
 """
 
 from __future__ import annotations
@@ -27,15 +29,7 @@ MAX_INT: Final = 2**64 - 1
 _MAX_DEPTH: Final = 200
 
 loads = orjson.loads
-
-
-def dumps(value: object) -> bytes:
-    """Write plain values as JSON text in UTF-8; TypeError for what is not JSON. NaN and Infinity become null."""
-    return orjson.dumps(value, option=_STRICT)
-
-
-# Types that orjson would write in its own way, and that have a wire form of ours or none at all.
-_STRICT: Final = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS
+dumps = orjson.dumps
 
 
 def is_json(value: object, depth: int = 0) -> bool:

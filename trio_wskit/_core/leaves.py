@@ -12,12 +12,12 @@ from datetime import date, datetime
 from decimal import Decimal, InvalidOperation
 from math import isfinite
 from types import NoneType
-from typing import Any, Final, TypeAlias, final
+from typing import Any, Final, TypeAlias, TypeGuard, final
 from uuid import UUID
 
-from trio_wskit._core.json_text import MAX_INT, MIN_INT, is_text
+from .json_text import MAX_INT, MIN_INT, is_text
 
-__all__ = ["EXPECTED", "READERS", "WRITERS", "Read", "Refused", "Write", "Wrong", "kind_of"]
+__all__ = ["EXPECTED", "READERS", "WRITERS", "Read", "Refused", "Write", "Wrong", "is_array", "is_object", "kind_of"]
 
 Read: TypeAlias = Callable[[Any, Any], Any]
 """A cattrs structure hook: takes the value and a type, which ours ignore."""
@@ -64,6 +64,16 @@ EXPECTED: Final[Mapping[type[Any], str]] = {
     UUID: "a UUID",
     Decimal: "a decimal number in a string",
 }
+
+
+def is_array(value: object) -> TypeGuard[list[Any]]:
+    """True for what JSON calls an array."""
+    return type(value) is list
+
+
+def is_object(value: object) -> TypeGuard[dict[str, Any]]:
+    """True for what JSON calls an object."""
+    return type(value) is dict
 
 
 def kind_of(value: object) -> str:

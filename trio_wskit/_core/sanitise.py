@@ -6,10 +6,10 @@ import enum
 from collections.abc import Mapping
 from datetime import date
 from decimal import Decimal
-from typing import Any, Final, final
+from typing import Any, Final, cast, final
 from uuid import UUID
 
-from trio_wskit._core.json_text import dumps, is_json
+from .json_text import dumps, is_json
 
 __all__ = ["MAX_NESTED", "SECRET_KEYS", "safe_details", "safe_text"]
 
@@ -103,12 +103,11 @@ def _top_value(value: object) -> Any:
     if isinstance(value, str) and not isinstance(value, enum.Enum):
         return safe_text(value)
     try:
-        kept = _value(value, _Budget())
+        kept: Any = _value(value, _Budget())
     except _TooBig:
         return _DROPPED
-    if isinstance(kept, dict | list) and len(dumps(kept).decode()) > MAX_NESTED:
-        return _DROPPED
-    return kept
+    is_nested = type(kept) in (dict, list)
+    return _DROPPED if is_nested and len(dumps(kept).decode()) > MAX_NESTED else kept
 
 
 def _value(value: object, budget: _Budget) -> Any:
@@ -116,9 +115,9 @@ def _value(value: object, budget: _Budget) -> Any:
     if isinstance(value, enum.Enum):
         value = value.value
     if isinstance(value, Mapping):
-        return _mapping(value, budget)
+        return _mapping(cast("Mapping[object, object]", value), budget)
     if isinstance(value, list | tuple | set | frozenset):
-        kept = [_value(item, budget) for item in value]
+        kept = [_value(item, budget) for item in cast("list[object]", value)]
         return [None if item is _DROPPED else item for item in kept]
     if isinstance(value, str):
         budget.spend(len(value))

@@ -9,8 +9,8 @@
     class GetUser(Rpc[User]):   # User is a message too
         id: UUID
 
-A spec is compiled when the class is defined. Only a class whose annotations name something that does not exist yet waits, until
-it is first asked for (`spec_of`: when a router, a client or a send meets it).
+A spec is compiled when the class is defined. Only a class whose annotations name something that does not exist yet
+waits, until it is first asked for (`spec_of`: when a router, a client or a send meets it).
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import (
     Any,
-    Final,
     ForwardRef,
     Generic,
     NotRequired,
@@ -34,14 +33,16 @@ from typing import (
 )
 
 import attrs
-from cattrs.errors import BaseValidationError
 
-from trio_wskit._core.envelope import ABSENT, RESERVED_META, Envelope, is_reserved
-from trio_wskit._core.hooks import StrictHooks, expected_of
-from trio_wskit._core.json_text import dumps, is_json
-from trio_wskit._core.leaves import Read, Refused, Write
-from trio_wskit._core.shapes import ClassShape, Rename, Shape, camel_case, shape_of_class, shape_of_type
-from trio_wskit.errors import ConfigError, PayloadInvalid
+from ..errors import ConfigError, PayloadInvalid
+from .envelope import ABSENT, RESERVED_META, Envelope, is_reserved
+from .explaining import TOO_DEEP, expected_of, issues_of
+from .json_text import dumps, is_json
+from .leaves import Read, Write
+from .reading import Readers
+from .shapes import ClassShape, Rename, Shape, camel_case, shape_of_class, shape_of_type
+from .straight import Accept, Encode, GivesUp, straight_encoder, straight_reader
+from .writing import Writers
 
 __all__ = ["MessageSpec", "Rpc", "RpcType", "find_spec", "message", "spec_of"]
 
@@ -73,8 +74,9 @@ class Rpc(Generic[R_co]):
 class RpcType(Protocol[Q_co, R_co]):
     """A class of requests Q with replies R, as a value: what `router.rpc(GetUser)` takes.
 
-    `type[Q]` cannot say that Q is an `Rpc[R]` and give R; a class object that fits this protocol says both, to mypy and to
-    pyright. (A protocol with `__call__` giving Q does so for mypy alone: pyright takes the metaclass's, which gives Any.)
+    `type[Q]` cannot say that Q is an `Rpc[R]` and give R; a class object that fits this protocol says both, to mypy
+    and to pyright. (A protocol with `__call__` giving Q does so for mypy alone: pyright takes the metaclass's, which
+    gives Any.)
     """
 
     def __wskit_rpc__(self) -> tuple[type[Q_co], type[R_co]]: ...
@@ -88,18 +90,42 @@ class _Options:
     rename: Rename
     forbid_extra: bool
     meta: Mapping[str, Any]
-    frame: FrameType | None
+    frame: FrameType
+
+
+@final
+@attrs.frozen
+class _MetaKey:
+    """A key that a message declared in its meta."""
+
+    name: str
+    shape: Shape
+    read: Read
+    optional: bool
 
 
 @final
 @attrs.frozen
 class _Compiled:
+    """A class that is ready. The first two are generated, and quick; the cattrs hooks decide where those give up."""
+
+    accept: Accept
+    encode: Encode
     read: Read
     write: Write
-    hooks: StrictHooks
     shape: ClassShape
-    meta: Mapping[str, tuple[Shape, Read, bool]]
+    shapes: Mapping[type[Any], ClassShape]
+    meta: tuple[_MetaKey, ...]
     reply: type[Any] | None
+
+
+class _Unresolved(Exception):
+    """An annotation names something that does not exist, or not yet."""
+
+
+def _gives_up(*_: Any) -> Any:
+    """Stands where there is no generated function: always asks the slow path."""
+    raise GivesUp
 
 
 @final
@@ -111,13 +137,19 @@ class MessageSpec:
         cls: the class.
     """
 
-    __slots__ = ("_compiled", "_options", "cls", "type")
+    __slots__ = ("_accept", "_compiled", "_encode", "_options", "cls", "type")
 
-    def __init__(self, type_name: str, cls: type[Any], options: _Options) -> None:
+    def __init__(self, type_name: str, cls: type[Any], options: _Options | _Compiled) -> None:
         self.type = type_name
         self.cls = cls
-        self._options: _Options | None = options
+        self._options: _Options | None = None
         self._compiled: _Compiled | None = None
+        self._accept: Accept = _gives_up
+        self._encode: Encode = _gives_up
+        if isinstance(options, _Options):
+            self._options = options
+        else:
+            self._use(options)
 
     @property
     def reply(self) -> MessageSpec | None:
@@ -132,9 +164,7 @@ class MessageSpec:
             ConfigError: the name is empty or reserved.
         """
         _check_type_name(new_type, self.cls.__qualname__)
-        spec = MessageSpec.__new__(MessageSpec)
-        spec.type, spec.cls, spec._options, spec._compiled = new_type, self.cls, None, self._ready()
-        return spec
+        return MessageSpec(new_type, self.cls, self._ready())
 
     def structure(self, envelope: Envelope) -> Any:
         """Make the instance that an envelope carries.
@@ -142,126 +172,157 @@ class MessageSpec:
         A class without fields takes no payload, null and {}.
 
         Raises:
-            PayloadInvalid: with every issue. Also what a validator raises that is neither ValueError nor TypeError comes out, as
-                it is: a bug of the application.
+            PayloadInvalid: with every issue. What a validator raises that is neither ValueError nor TypeError is a
+                bug of the application, and comes out as it is.
+        """
+        try:
+            return self._accept(envelope.payload)
+        except Exception:  # whatever it is, the slow path finds it again, and says what it means
+            return self._structure_slowly(envelope)
+
+    def encode(self, instance: Any, meta: dict[str, Any]) -> bytes:
+        """Write the whole envelope, keys in the order type, meta, payload. Without fields there is no payload key.
+
+        Raises:
+            PayloadInvalid: see `unstructure`; or the meta is not JSON, or not what the message declared.
+        """
+        try:
+            return self._encode(instance, self.type, meta)
+        except Exception:
+            return self._encode_slowly(instance, meta)
+
+    def unstructure(self, instance: Any) -> Any:
+        """Make the payload, as plain JSON values, of an instance of this class.
+
+        Raises:
+            PayloadInvalid: a value is not of its field's type, or JSON cannot carry it; with every issue.
         """
         compiled = self._ready()
-        payload = envelope.payload
-        if payload is None or payload is ABSENT:
-            payload = {} if not compiled.shape.fields else payload
-        if payload is not ABSENT and not compiled.meta:
-            try:
-                return compiled.read(payload, None)
-            except (BaseValidationError, Refused) as error:
-                raise PayloadInvalid(self.type, list(compiled.hooks.issues(error))) from None
+        try:
+            payload = compiled.write(instance)
+            compiled.read(payload, None)
+        except Exception as error:
+            raise PayloadInvalid(self.type, list(issues_of(error, compiled.shapes))) from None
+        return payload
+
+    def _structure_slowly(self, envelope: Envelope) -> Any:
+        compiled = self._ready()
         issues = self._meta_issues(envelope.meta)
+        payload = envelope.payload
+        if payload in (None, ABSENT) and not compiled.shape.fields:
+            payload = {}
         instance = None
         if payload is ABSENT:
             issues.append({"path": "", "message": f"missing: expected {expected_of(compiled.shape)}"})
         else:
             try:
                 instance = compiled.read(payload, None)
-            except (BaseValidationError, Refused) as error:
-                issues.extend(compiled.hooks.issues(error))
+            except Exception as error:
+                issues.extend(issues_of(error, compiled.shapes))
         if issues:
             raise PayloadInvalid(self.type, issues)
         return instance
 
-    def unstructure(self, instance: Any) -> Any:
-        """Make the payload, as plain JSON values, of an instance of this class.
-
-        Raises:
-            PayloadInvalid: the type of a field's value is not that of the field, or JSON cannot carry it; with every issue.
-        """
+    def _encode_slowly(self, instance: Any, meta: dict[str, Any]) -> bytes:
         compiled = self._ready()
-        try:
-            payload = compiled.write(instance)
-            compiled.read(payload, None)
-        except (BaseValidationError, Refused) as error:
-            raise PayloadInvalid(self.type, list(compiled.hooks.issues(error))) from None
-        except RecursionError:
-            raise PayloadInvalid(self.type, [{"path": "", "message": _TOO_DEEP}]) from None
-        return payload
-
-    def encode(self, instance: Any, meta: Mapping[str, Any]) -> bytes:
-        """Write the whole envelope, keys in the order type, meta, payload. Without fields there is no payload key.
-
-        Raises:
-            PayloadInvalid: see `unstructure`; or the meta is not JSON, or does not fit what the message declared.
-        """
+        if compiled.meta:
+            issues = self._meta_issues(meta)
+            if issues:
+                raise PayloadInvalid(self.type, issues)
+        if not is_json(meta):
+            raise PayloadInvalid(self.type, [{"path": "meta", "message": "expected JSON"}])
         payload = self.unstructure(instance)
-        compiled = self._ready()
-        issues = self._meta_issues(meta) if compiled.meta else []
-        if issues:
-            raise PayloadInvalid(self.type, issues)
         envelope = {"type": self.type, "meta": meta, "payload": payload}
         if not compiled.shape.fields:
             del envelope["payload"]
         try:
             return dumps(envelope)
-        except TypeError:
-            issue = (
-                {"path": "", "message": _TOO_DEEP} if is_json(meta) else {"path": "meta", "message": "expected JSON"}
-            )
-            raise PayloadInvalid(self.type, [issue]) from None
+        except TypeError:  # everything else has been looked for
+            raise PayloadInvalid(self.type, [{"path": "", "message": TOO_DEEP}]) from None
 
     def _meta_issues(self, meta: Mapping[str, Any]) -> list[dict[str, str]]:
         compiled = self._ready()
         issues: list[dict[str, str]] = []
-        for key, (shape, read, optional) in compiled.meta.items():
-            if key in meta:
+        for key in compiled.meta:
+            path = f"meta.{key.name}"
+            if key.name in meta:
                 try:
-                    read(meta[key], None)
-                except (BaseValidationError, Refused) as error:
-                    issues.extend(compiled.hooks.issues(error, f"meta.{key}"))
-            elif not optional:
-                issues.append({"path": f"meta.{key}", "message": f"missing: expected {expected_of(shape)}"})
+                    key.read(meta[key.name], None)
+                except Exception as error:
+                    issues.extend(issues_of(error, compiled.shapes, path))
+            elif not key.optional:
+                issues.append({"path": path, "message": f"missing: expected {expected_of(key.shape)}"})
         return issues
 
-    def compile(self) -> None:
-        """Read the annotations and build the hooks, if that has not been done.
+    def compile(self) -> bool:
+        """Read the annotations and build what reads and writes; False if one of them names something that does not exist.
 
         Raises:
-            ConfigError: the definition is wrong, or an annotation names something that does not exist.
+            ConfigError: the definition is wrong.
         """
-        self._ready()
+        if self._options is not None:
+            try:
+                self._use(_compile(self.cls, self._options))
+            except _Unresolved:
+                return False
+            self._options = None  # lets go of the frame
+        return True
+
+    def _use(self, compiled: _Compiled) -> None:
+        self._compiled = compiled
+        if not compiled.meta:  # what is declared there is left to the slow path
+            self._accept, self._encode = compiled.accept, compiled.encode
 
     def _ready(self) -> _Compiled:
-        if self._compiled is None:
+        if self._options is not None:
             try:
-                self._compile()
-            except NameError as error:
-                raise ConfigError(
-                    f"{self.cls.__qualname__}: an annotation names {error.name!r}, which does not exist at run time"
-                ) from error
+                self._use(_compile(self.cls, self._options))
+            except _Unresolved as error:
+                raise ConfigError(f"{error}, which does not exist at run time") from error.__cause__
+            self._options = None
         assert self._compiled is not None
         return self._compiled
 
-    def _compile(self) -> None:
-        options = self._options
-        assert options is not None
-        names = {**(options.frame.f_locals if options.frame else {}), self.cls.__name__: self.cls}
 
-        def resolve(cls: type[Any]) -> None:
-            attrs.resolve_types(cls, localns={**names, cls.__name__: cls})
+def _compile(cls: type[Any], options: _Options) -> _Compiled:
+    names = {**options.frame.f_locals, cls.__name__: cls}
 
-        known: dict[type[Any], ClassShape] = {}
-        shape = shape_of_class(self.cls, options.rename, resolve, known)
-        hooks = StrictHooks(forbid_extra=options.forbid_extra)
-        meta: dict[str, tuple[Shape, Read, bool]] = {}
-        for key, annotation in options.meta.items():
-            optional = get_origin(annotation) is NotRequired
-            where = f"{self.cls.__qualname__}: meta {key!r}"
-            part = shape_of_type(
-                get_args(annotation)[0] if optional else annotation, where, options.rename, resolve, known
-            )
-            meta[key] = (part, hooks.reader(part), optional)
-        reply = _reply_of(self.cls, names)
-        self._compiled = _Compiled(hooks.reader(shape), hooks.writer(shape), hooks, shape, meta, reply)
-        self._options = None  # lets go of the frame
+    def resolve(part: type[Any]) -> None:
+        try:
+            attrs.resolve_types(part, localns={**names, part.__name__: part})
+        except NameError as error:
+            raise _Unresolved(f"{part.__qualname__}: an annotation names {error.name!r}") from error
+
+    reply = _reply_of(cls, names)
+    known: dict[type[Any], ClassShape] = {}
+    shape = shape_of_class(cls, options.rename, resolve, known)
+    readers = Readers(forbid_extra=options.forbid_extra)
+    writers = Writers()
+    meta: list[_MetaKey] = []
+    for key, annotation in options.meta.items():
+        optional = get_origin(annotation) is NotRequired
+        where = f"{cls.__qualname__}: meta {key!r}"
+        part = shape_of_type(get_args(annotation)[0] if optional else annotation, where, options.rename, resolve, known)
+        meta.append(_MetaKey(key, part, readers.reader(part), optional))
+    read = readers.reader(shape)
+    accept = straight_reader(shape, readers.reader, forbid_extra=options.forbid_extra)
+    return _Compiled(
+        accept=accept if shape.fields else _accepts_nothing(cls, accept),
+        encode=straight_encoder(shape, writers.writer),
+        read=read,
+        write=writers.writer(shape),
+        shape=shape,
+        shapes=readers.shapes,
+        meta=tuple(meta),
+        reply=reply,
+    )
 
 
-_TOO_DEEP: Final = "nested too deeply, or holds itself"
+def _accepts_nothing(cls: type[Any], accept: Accept) -> Accept:
+    def accept_or_nothing(payload: Any) -> Any:
+        return cls() if payload is None or payload is ABSENT else accept(payload)
+
+    return accept_or_nothing
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(attrs.field,))
@@ -274,21 +335,21 @@ def message(
 ) -> Callable[[type[T]], type[T]]:
     """Make a class a message: frozen, slotted, and compiled for the wire.
 
-    The class becomes an attrs class, and `attrs.field` works in it with defaults, validators and converters; a class that is
-    an attrs class already is taken as it is. Validators that fail on input (ValueError, TypeError) are issues of the message.
-    Fields with `init=False` are not part of the payload.
+    The class becomes an attrs class, and `attrs.field` works in it with defaults, validators and converters; a class
+    that is an attrs class already is taken as it is. Validators that fail on input (ValueError, TypeError) are issues
+    of the message. Fields with `init=False` are not part of the payload.
 
     Args:
         type_name: what stands under `type` on the wire; not empty, and not starting with "__" or "$".
-        rename: from a field's name to its key on the wire, for the classes in the fields too; camelCase unless given; None keeps
-            the names.
+        rename: from a field's name to its key on the wire, for the classes in the fields too; camelCase unless given;
+            None keeps the names.
         forbid_extra: refuse payloads with unknown keys, in the message and in the classes in its fields.
-        meta: keys that a peer must send in the meta, as they are on the wire, each with its type; `NotRequired[type]` for
-            those that may be absent. Handlers find the plain JSON values in `ctx.meta`.
+        meta: keys that a peer must send in the meta, as they are on the wire, each with its type; `NotRequired[type]`
+            for those that may be absent. Handlers find the plain JSON values in `ctx.meta`.
 
     Raises:
-        ConfigError: the definition is wrong; the text names the class and the field. Raised here, or by the first use of the
-            class if an annotation names something that is defined later.
+        ConfigError: the definition is wrong; the text names the class and the field. Raised here, or by the first use
+            of the class if an annotation names something that is defined later.
     """
 
     def decorate(cls: type[T]) -> type[T]:
@@ -305,36 +366,40 @@ def message(
                 cls = attrs.frozen(cls, auto_attribs=True)
             except (TypeError, ValueError, attrs.exceptions.UnannotatedAttributeError) as error:
                 raise ConfigError(f"{cls.__qualname__} cannot be made a message: {error}") from error
-        frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage] - the names that a class in a function can see
+        # The names that a class inside a function can see.
+        frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001
         spec = MessageSpec(type_name, cls, _Options(rename or _same_name, forbid_extra, dict(meta or {}), frame))
-        try:
-            spec._compile()  # pyright: ignore[reportPrivateUsage]
-        except NameError:
-            pass  # defined further down: `spec_of` tries again
+        spec.compile()  # what is defined further down is looked for again by `spec_of`
         cls.__wskit_spec__ = spec  # type: ignore[attr-defined]
         return cls
 
     return decorate
 
 
-def spec_of(message_class: type[Any]) -> MessageSpec:
-    """The spec of a message class, compiled.
+def spec_of(message: object) -> MessageSpec:
+    """The spec of a message class, or of an instance's class, compiled.
 
     Raises:
         ConfigError: no message class (a subclass of one is none without its own decorator), or its definition is wrong.
     """
-    spec = find_spec(message_class)
+    spec = find_spec(message)
     if spec is None:
-        name = getattr(message_class, "__qualname__", repr(message_class))
-        raise ConfigError(f'{name} is not a message: decorate it with @message("TYPE")')
-    spec.compile()
+        cls = message if isinstance(message, type) else type(message)
+        raise ConfigError(f'{cls.__qualname__} is not a message: decorate it with @message("TYPE")')
     return spec
 
 
-def find_spec(cls: type[Any]) -> MessageSpec | None:
-    """The spec of a class, or None if it is no message."""
-    spec: MessageSpec | None = getattr(cls, "__wskit_spec__", None)
-    return spec if spec is not None and spec.cls is cls else None
+def find_spec(message: object) -> MessageSpec | None:
+    """The spec of a class, or of an instance's class; None if it is no message.
+
+    Raises:
+        ConfigError: its definition is wrong.
+    """
+    spec: MessageSpec | None = getattr(message, "__wskit_spec__", None)
+    if spec is None or (spec.cls is not message and spec.cls is not type(message)):
+        return None
+    spec._ready()  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001
+    return spec
 
 
 def _same_name(name: str) -> str:
@@ -356,9 +421,16 @@ def _reply_of(cls: type[Any], names: Mapping[str, Any]) -> type[Any] | None:
             if get_origin(origin) is Rpc:
                 (reply,) = get_args(origin)
                 if isinstance(reply, ForwardRef):
-                    reply = eval(reply.__forward_arg__, vars(sys.modules[base.__module__]), dict(names))
-                if not isinstance(reply, type) or find_spec(reply) is None:
+                    reply = _evaluated(reply.__forward_arg__, base, names)
+                if not isinstance(reply, type) or getattr(reply, "__wskit_spec__", None) is None:
                     name = getattr(reply, "__qualname__", reply)
                     raise ConfigError(f"{cls.__qualname__}: its reply {name} is not a message")
                 return reply
     raise ConfigError(f"{cls.__qualname__}: name the reply in brackets: class {cls.__name__}(Rpc[Reply])")
+
+
+def _evaluated(name: str, base: type[Any], names: Mapping[str, Any]) -> Any:
+    try:
+        return eval(name, vars(sys.modules[base.__module__]), dict(names))
+    except NameError as error:
+        raise _Unresolved(f"{base.__qualname__}: its reply is {error.name!r}") from error

@@ -15,7 +15,7 @@ from uuid import UUID
 
 import attrs
 
-from trio_wskit.errors import ConfigError
+from ..errors import ConfigError
 
 __all__ = [
     "AnyJson",
@@ -142,7 +142,7 @@ class FieldShape:
 
     @property
     def omit_none(self) -> bool:
-        """A value of None is not sent, since an absent key means the same: JavaScript's optional keys are absent, not null."""
+        """A value of None is not sent: an absent key means the same, and is what JavaScript sends and expects."""
         return self.default is None
 
 
@@ -283,7 +283,9 @@ def _literal(values: tuple[Any, ...], where: str) -> LiteralOf:
 
 def _enum(cls: type[enum.Enum], where: str) -> EnumOf:
     if issubclass(cls, enum.Flag):
-        raise ConfigError(f"{where}: {cls.__qualname__} is a Flag, whose values have no names of their own: use list of an Enum")
+        raise ConfigError(
+            f"{where}: {cls.__qualname__} is a Flag, whose values have no names of their own: use list of an Enum"
+        )
     for member in cls:
         if type(member.value) not in (str, int):
             raise ConfigError(f"{where}: {cls.__qualname__}.{member.name} has a value that is neither str nor int")
@@ -349,7 +351,9 @@ def _union(parts: list[Shape], where: str, rename: Rename) -> Shape:
         kinds = json_types(part)
         if kinds & taken:
             both = " and ".join(_KIND_NAMES[kind] for kind in _KIND_NAMES if kind in kinds & taken)
-            raise ConfigError(f"{where}: more than one member of the union is {both} in JSON, so nothing tells them apart")
+            raise ConfigError(
+                f"{where}: more than one member of the union is {both} in JSON, so nothing tells them apart"
+            )
         taken |= kinds
     return members[0] if len(members) == 1 else OneOf(tuple(members))
 
@@ -367,8 +371,8 @@ def _tagged(classes: list[ClassShape], where: str, rename: Rename) -> TaggedUnio
             return TaggedUnion(tag.name, rename(tag.name), members)
     names = " and ".join(shape.cls.__qualname__ for shape in classes)
     raise ConfigError(
-        f"{where}: nothing tells {names} apart: give each a field of the same name whose Literal type names a value of its own, "
-        'such as kind: Literal["circle"]'
+        f"{where}: nothing tells {names} apart: give each a field of the same name, "
+        'with a Literal of its own: kind: Literal["circle"]'
     )
 
 
