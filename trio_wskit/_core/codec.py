@@ -73,12 +73,10 @@ def decode(data: bytes, *, max_bytes: int = DEFAULT_MAX_BYTES, max_depth: int = 
     root: dict[str, Any] = found  # pyright: ignore[reportUnknownVariableType]
     meta: Any = root.get("meta")
     correlation_id: Any = None
-    if meta:
-        correlation_id = _check_meta(meta)
-    elif meta is None:
+    if meta is None:
         meta = {}
-    elif type(meta) is not dict:
-        raise MalformedMessage("meta: expected an object")
+    elif meta != {}:
+        correlation_id = _check_meta(meta)
     type_name: Any = root.get("type")
     if type(type_name) is not str:
         raise MalformedMessage("Not an envelope: type must be a string", correlation_id=correlation_id)
@@ -110,10 +108,10 @@ def _check_meta(meta: Any) -> Any:
 
 
 def is_deeper_than(data: bytes, max_depth: int) -> bool:
-    """True if JSON text nests more than `max_depth` levels of arrays and objects. Exact for valid JSON; for other text True
-    if what is left unclosed, or closed without having been opened, is all that remains after as many levels.
+    """True if JSON text nests more than `max_depth` levels of arrays and objects.
 
-    Every step is a scan in C, and there are at most `max_depth` of them over ever less: no text makes this slow.
+    Exact for valid JSON; also True for text whose brackets do not match. Every step is a scan in C, and there are at
+    most `max_depth` of them, over ever less: no text makes this slow.
     """
     # Escapes exist in strings alone. First the pairs of backslashes, from the left: then a backslash before a quote
     # escapes it.
@@ -164,7 +162,7 @@ def _answer_meta(correlation_id: str, timestamp_ms: int) -> dict[str, Any]:
 
 
 def encode_progress(value: object, correlation_id: str, timestamp_ms: int) -> bytes:
-    """Write one progress frame of a call, with the value under `payload` (ws-kit's server) and `data` (ws-kit's client).
+    """Write one progress frame of a call, the value under `payload` (ws-kit's server) and `data` (ws-kit's client).
 
     Args:
         value: a message, or plain JSON values.

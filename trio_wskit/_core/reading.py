@@ -104,7 +104,7 @@ class Readers:
         def read(value: Any, _: Any) -> Any:
             if not is_object(value):
                 raise Refused("an object", value)
-            tag = value.get(shape.wire, Wrong(None, "nothing"))
+            tag: object = value.get(shape.wire, Wrong(None, "nothing"))
             member = readers.get((type(tag), tag)) if type(tag) in (str, int) else None
             if member is None:
                 error = Refused(expected, tag)

@@ -40,7 +40,7 @@ from .explaining import TOO_DEEP, expected_of, issues_of
 from .json_text import dumps, is_json
 from .leaves import Read, Write
 from .reading import Readers
-from .shapes import ClassShape, Rename, Shape, camel_case, shape_of_class, shape_of_type
+from .shapes import ClassShape, Rename, Shape, Shapes, camel_case
 from .straight import Accept, Encode, GivesUp, straight_encoder, straight_reader
 from .writing import Writers
 
@@ -255,7 +255,7 @@ class MessageSpec:
         return issues
 
     def compile(self) -> bool:
-        """Read the annotations and build what reads and writes; False if one of them names something that does not exist.
+        """Read the annotations and build what reads and writes; False if one of them names what does not exist.
 
         Raises:
             ConfigError: the definition is wrong.
@@ -292,17 +292,19 @@ def _compile(cls: type[Any], options: _Options) -> _Compiled:
             attrs.resolve_types(part, localns={**names, part.__name__: part})
         except NameError as error:
             raise _Unresolved(f"{part.__qualname__}: an annotation names {error.name!r}") from error
+        except (AttributeError, SyntaxError, TypeError) as error:
+            raise ConfigError(f"{part.__qualname__}: an annotation is not a type: {error}") from error
 
     reply = _reply_of(cls, names)
-    known: dict[type[Any], ClassShape] = {}
-    shape = shape_of_class(cls, options.rename, resolve, known)
+    shapes = Shapes(options.rename, resolve)
+    shape = shapes.of_class(cls)
     readers = Readers(forbid_extra=options.forbid_extra)
     writers = Writers()
     meta: list[_MetaKey] = []
     for key, annotation in options.meta.items():
         optional = get_origin(annotation) is NotRequired
         where = f"{cls.__qualname__}: meta {key!r}"
-        part = shape_of_type(get_args(annotation)[0] if optional else annotation, where, options.rename, resolve, known)
+        part = shapes.of_type(get_args(annotation)[0] if optional else annotation, where)
         meta.append(_MetaKey(key, part, readers.reader(part), optional))
     read = readers.reader(shape)
     accept = straight_reader(shape, readers.reader, forbid_extra=options.forbid_extra)
@@ -396,7 +398,8 @@ def find_spec(message: object) -> MessageSpec | None:
         ConfigError: its definition is wrong.
     """
     spec: MessageSpec | None = getattr(message, "__wskit_spec__", None)
-    if spec is None or (spec.cls is not message and spec.cls is not type(message)):
+    cls: object = spec and spec.cls
+    if spec is None or (cls is not message and cls is not type(message)):
         return None
     spec._ready()  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001
     return spec

@@ -1,4 +1,4 @@
-"""Straight-line Python, generated from the shapes: it accepts what the strict cattrs hooks accept, and explains nothing.
+"""Straight-line Python, generated from the shapes: accepts what the strict cattrs hooks accept, and explains nothing.
 
 Each class in a message becomes one function without loops over fields, closures or hook calls.
 
@@ -57,7 +57,7 @@ def straight_reader(shape: ClassShape, hook: Callable[[Shape], Read], *, forbid_
 
 
 def straight_encoder(shape: ClassShape, hook: Callable[[Shape], Write]) -> Encode:
-    """Generate the function that checks an instance and encodes it with its envelope; without fields there is no payload."""
+    """Generate the function that checks an instance and encodes it, with its envelope."""
     source = _Source(hook)
     lines, payload = source.class_lines(shape)
     payload = f', "payload": {payload}' if shape.fields else ""

@@ -1,4 +1,4 @@
-"""Instances to plain JSON values, by cattrs with the same strictness: a field holds what its annotation says, or is not sent.
+"""Instances to plain JSON values, by cattrs made as strict: a field holds what its annotation says, or is not sent.
 
 attrs does not look at types when an instance is made. Here a value that is not of its field's type becomes a `Wrong`,
 and writing goes on; the strict readers, given the result, then find every one of them with its path.
@@ -133,7 +133,7 @@ def _tuple_writer(writers: list[Write]) -> Write:
             return Wrong(value)
         parts = cast("tuple[object, ...]", value)
         if len(parts) != len(writers):
-            return Wrong(value, f"an array of {len(parts)}")
+            return Wrong(parts, f"an array of {len(parts)}")
         return [write_item(part) for write_item, part in zip(writers, parts, strict=True)]
 
     return write
@@ -148,7 +148,7 @@ def _dict_writer(write_item: Write) -> Write:
         items = cast("dict[object, Any]", value)
         written: dict[Any, Any] = {write_key(key): write_item(item) for key, item in items.items()}
         if any(type(key) is Wrong for key in written):
-            return Wrong(value, "an object with a key that is no text")
+            return Wrong(items, "an object with a key that is no text")
         return written
 
     return write
