@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, final
@@ -88,7 +88,7 @@ class Browser:
     def open(self, url: str, *, width: int = 1200, height: int = 800) -> Tab:
         """Open `url` in a window of its own, so that no tab is in the background."""
         target = self.call("Target.createTarget", url="about:blank", newWindow=True)["targetId"]
-        tab = Tab(self, self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"])
+        tab = Tab(self, target, self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"])
         tab.call("Page.enable")
         tab.call("Runtime.enable")
         tab.look(width=width, height=height)
@@ -99,14 +99,22 @@ class Browser:
 
 @final
 class Tab:
-    """One page. `find` and the like take JavaScript expressions: the page's own words for what is to be seen."""
+    """One page. `evaluate` and `until` take JavaScript expressions, the other methods CSS selectors."""
 
-    def __init__(self, browser: Browser, session: str) -> None:
+    def __init__(self, browser: Browser, target: str, session: str) -> None:
         self._browser = browser
+        self._target = target
         self._session = session
+        self._closed = False
 
     def call(self, method: str, /, **params: Any) -> dict[str, Any]:
         return self._browser.call(method, self._session, **params)
+
+    def close(self) -> None:
+        """Close the tab, as its user would; a second call does nothing."""
+        if not self._closed:
+            self._closed = True
+            self._browser.call("Target.closeTarget", targetId=self._target)
 
     def evaluate(self, expression: str) -> Any:
         """The value of `expression`, waited for if it is a promise."""
@@ -118,6 +126,34 @@ class Tab:
     def until(self, expression: str, seconds: float = 15) -> Any:
         """Wait until `expression` is true, and return its value."""
         return wait_until(expression, lambda: self.evaluate(expression), seconds)
+
+    def text(self, selector: str) -> str:
+        """The text in the first element that fits, as it is seen: "" where it is hidden."""
+        return str(self.evaluate(f"document.querySelector({json.dumps(selector)}).innerText"))
+
+    def until_text(self, selector: str, wanted: str, seconds: float = 15) -> str:
+        """Wait until `wanted` is part of the text in the first element that fits; return all of that text."""
+        last = ""
+
+        def look() -> bool:
+            nonlocal last
+            last = self.text(selector)
+            return wanted in last
+
+        try:
+            wait_until(f"{wanted!r} in {selector}", look, seconds)
+        except AssertionError as late:
+            raise AssertionError(f"{late}; the text: {last!r}") from None
+        return last
+
+    def value(self, selector: str) -> str:
+        return str(self.evaluate(f"document.querySelector({json.dumps(selector)}).value"))
+
+    def focus(self, selector: str) -> None:
+        self.evaluate(f"document.querySelector({json.dumps(selector)}).focus()")
+
+    def click(self, selector: str) -> None:
+        self.evaluate(f"document.querySelector({json.dumps(selector)}).click()")
 
     def look(self, *, width: int, height: int, dark: bool = False, motion: bool = True) -> None:
         """Set the size of the window and what its user prefers."""
@@ -147,7 +183,7 @@ class Tab:
 
 
 @contextmanager
-def open_browser(executable: str, profile: Path) -> Iterator[Browser]:
+def open_browser(executable: str, profile: Path) -> Generator[Browser]:
     """Start a browser with the empty folder `profile`; end it, and all its processes, on the way out."""
     command = [executable, *FLAGS, f"--user-data-dir={profile}", "about:blank"]
     with subprocess.Popen(
