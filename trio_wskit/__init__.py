@@ -10,6 +10,9 @@ from ._core.publishing import PublishResult as PublishResult
 from ._core.schema import Rpc as Rpc
 from ._core.schema import message as message
 from ._router import Router as Router
+from ._serve import Server as Server
+from ._serve import run as run
+from ._serve import serve as serve
 from ._session import Session as Session
 from .errors import CloseError as CloseError
 from .errors import ConfigError as ConfigError

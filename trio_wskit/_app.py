@@ -114,6 +114,11 @@ class App:
         return tuple(self._sessions.values())
 
     @property
+    def is_open(self) -> bool:
+        """True inside ``async with open_app(app)``."""
+        return self._services is not None
+
+    @property
     def ready(self) -> bool:
         """True while the app is open and takes new connections."""
         return self._services is not None and not self._draining

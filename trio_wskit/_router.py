@@ -257,9 +257,7 @@ class Router:
 
         return stop
 
-    def _add(
-        self, message: Any, handler: Any, middleware: tuple[Middleware, ...], *, wants_reply: bool
-    ) -> Any:
+    def _add(self, message: Any, handler: Any, middleware: tuple[Middleware, ...], *, wants_reply: bool) -> Any:
         spec: MessageSpec = spec_of(message)
         if not callable(handler):
             raise ConfigError(f"the handler of {spec.type!r} must be a function, not {handler!r}")

@@ -150,9 +150,7 @@ class Session:
                 self.connection = Connection(
                     self._transport, self._services.limits, self._services.flusher, nursery, self
                 )
-                self._dispatcher = Dispatcher(
-                    self, self._services.routes, nursery, self._services.limits.max_in_flight
-                )
+                self._dispatcher = Dispatcher(self, self._services.routes, nursery, self._services.limits.max_in_flight)
                 self._services.hub.join(self.client_id, self)
                 self.connection.start()
                 if await self._open():

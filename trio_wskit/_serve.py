@@ -1,0 +1,325 @@
+"""Listeners: from an address to admitted sessions, and back to silence."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import signal
+import socket
+import ssl
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, Final, Literal, final
+
+import attrs
+import trio
+
+from ._app import App, open_app
+from ._core.handshake import HttpResponse
+from ._core.upgrade import accept_upgrade
+from .errors import ConfigError, ConnectionClosed, Reject
+from .transports._front import (
+    LINK_ERRORS,
+    Head,
+    Page,
+    accept_headers,
+    answer_plain,
+    check_pages,
+    read_head,
+    reject_response,
+    remote_of,
+    send_response,
+)
+from .transports.native import native_transport
+from .transports.trio_websocket import serve_trio_websocket
+
+if sys.platform == "linux":
+    from .transports.native import Poller
+
+__all__ = ["Server", "TransportName", "run", "serve"]
+
+logger = logging.getLogger("trio_wskit")
+
+TransportName = Literal["native", "trio_websocket"]
+_GOODBYE: Final = 1.5  # seconds for all goodbyes when serve is cancelled: Ctrl-C is not kept waiting
+_ACCEPT_AGAIN: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
+
+
+@final
+@attrs.frozen
+class Server:
+    """What `serve` listens on.
+
+    Attributes:
+        urls: one for each listener, ``ws://127.0.0.1:8000`` or ``unix:/run/app.sock``.
+        port: the first TCP listener's port; 0 without one.
+    """
+
+    urls: Sequence[str]
+    port: int
+
+
+async def serve(
+    app: App,
+    host: str | None = None,
+    port: int = 0,
+    *,
+    unix_path: str | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+    http: Mapping[str, Page] | None = None,
+    transport: TransportName = "native",
+    reuse_port: bool = False,
+    shutdown_code: int = 1001,
+    handle_signals: bool = False,
+    task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Listen, and serve every WebSocket that the app admits, until cancelled.
+
+    Args:
+        app: it is opened here, unless it is open already.
+        host: an address or a name; None with a port means every interface.
+        port: 0 to 65535; 0 lets the system choose: see the `Server` that is given to ``nursery.start``.
+        unix_path: listen on a unix socket instead.
+        ssl_context: for TLS.
+        http: plain HTTP on the same port: path to bytes or text (sent as HTML), an `HttpResponse`, or a function of the
+            `Request`, async or not, that returns one. ``/healthz`` and ``/readyz`` are there unless you give your own.
+        transport: ``native``, or ``trio_websocket``.
+        reuse_port: let several processes listen on the same port (SO_REUSEPORT).
+        shutdown_code: what clients get when this ends: 1001 going away, or 1012 service restart.
+        handle_signals: end at SIGINT and SIGTERM instead of being interrupted: for a program that is only this. Works
+            in the main thread alone.
+        task_status: gives the `Server` once it listens.
+
+    Raises:
+        ConfigError: an argument is wrong.
+        OSError: the address cannot be listened on.
+
+    Cancelled: no new connection is accepted; every client gets `shutdown_code`, at most 1.5 seconds are spent on that;
+    then all is cancelled.
+    """
+    if transport not in ("native", "trio_websocket"):
+        raise ConfigError(f"transport takes 'native' or 'trio_websocket', not {transport!r}")
+    pages: dict[str, Page] = {"/healthz": HttpResponse(200, "ok\n"), "/readyz": partial(_readiness, app), **(http or {})}
+    check_pages(pages)
+    listeners = await _open_listeners(host, port, unix_path, reuse_port)
+    try:
+        async with _opened(app, shutdown_code), _connections(app, shutdown_code) as connections:
+            door = _Door(app, pages, ssl_context, connections, transport)
+            await door.open()
+            async with trio.open_nursery() as acceptors:
+                for listener in listeners:
+                    acceptors.start_soon(door.accept_all, listener)
+                task_status.started(_describe(listeners, ssl_context is not None))
+                if handle_signals:
+                    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+                        await anext(signals)
+                        acceptors.cancel_scope.cancel()
+    finally:
+        for listener in listeners:
+            listener.socket.close()
+
+
+def run(app: App, host: str = "127.0.0.1", port: int = 8000, **options: Any) -> None:
+    """Run a program that is only this server: `serve` in ``trio.run``, until SIGINT (Ctrl-C) or SIGTERM.
+
+    Args:
+        app: what to serve.
+        host: an address or a name.
+        port: 0 to 65535.
+        options: as for `serve`.
+    """
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            server = await nursery.start(partial(serve, app, host, port, handle_signals=True, **options))
+            logger.info("serving on %s", ", ".join(server.urls))
+
+    trio.run(main)
+
+
+@asynccontextmanager
+async def _opened(app: App, shutdown_code: int) -> AsyncIterator[None]:
+    if app.is_open:
+        yield
+    else:
+        async with open_app(app, shutdown_code=shutdown_code):
+            yield
+
+
+@asynccontextmanager
+async def _connections(app: App, shutdown_code: int) -> AsyncIterator[trio.Nursery]:
+    """A nursery for connections, which outlives the acceptors by a goodbye to every client."""
+    opened: list[trio.Nursery] = []
+
+    async def own(*, task_status: trio.TaskStatus[None]) -> None:
+        with trio.CancelScope(shield=True):
+            async with trio.open_nursery() as nursery:
+                opened.append(nursery)
+                task_status.started()
+                await trio.sleep_forever()
+
+    async with trio.open_nursery() as outer:
+        await outer.start(own)
+        try:
+            yield opened[0]
+        finally:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + _GOODBYE):
+                await app.close_sessions(shutdown_code, "going away")
+            opened[0].cancel_scope.cancel()
+
+
+@final
+class _Door:
+    """What the listeners of one `serve` share."""
+
+    def __init__(
+        self,
+        app: App,
+        pages: Mapping[str, Page],
+        ssl_context: ssl.SSLContext | None,
+        connections: trio.Nursery,
+        transport: TransportName,
+    ) -> None:
+        self._app = app
+        self._pages = pages
+        self._ssl_context = ssl_context
+        self._connections = connections
+        self._native = transport == "native"
+        self._poller: Any = None
+
+    async def open(self) -> None:
+        """Start what all connections share."""
+        if self._native and sys.platform == "linux":
+            self._poller = Poller()
+            await self._connections.start(self._poller.run)
+
+    async def accept_all(self, listener: trio.SocketListener) -> None:
+        """Accept until cancelled."""
+        while True:
+            try:
+                stream = await listener.accept()
+            except OSError as error:
+                if error.errno not in _ACCEPT_AGAIN:
+                    raise
+                logger.error("accept: %s; trying again in 100 ms", error)
+                await trio.sleep(0.1)
+                continue
+            self._connections.start_soon(self._serve_stream, stream)
+
+    async def _serve_stream(self, stream: trio.abc.Stream) -> None:
+        """One connection, from its first byte to its last. Whatever it does, the others go on."""
+        raw = stream
+        try:
+            with trio.move_on_after(self._app.limits.handshake_timeout) as deadline:
+                remote = remote_of(stream)
+                if self._ssl_context is not None:
+                    stream = trio.SSLStream(stream, self._ssl_context, server_side=True, https_compatible=True)
+                head = await self._greet(stream, remote)
+                if head is not None:
+                    deadline.deadline = float("inf")
+                    await self._admit(stream, head, deadline)
+        except LINK_ERRORS:
+            pass  # the peer left, or never spoke our language
+        except Exception:
+            logger.exception("a connection failed before its session began")
+        finally:
+            await trio.aclose_forcefully(raw)
+
+    async def _greet(self, stream: trio.abc.Stream, remote: str | None) -> Head | None:
+        """Read the request; None where it got a plain answer."""
+        try:
+            head = await read_head(stream, remote=remote, secure=self._ssl_context is not None)
+        except Reject as refusal:
+            await send_response(stream, reject_response(refusal))
+            return None
+        if head.request.is_upgrade:
+            return head
+        try:
+            response = await answer_plain(head.request, self._pages)
+        except Exception:
+            logger.exception("the page %s failed", head.request.path)
+            response = HttpResponse(500, "Internal server error\n")
+        await send_response(stream, response, head_only=head.request.method == "HEAD")
+        return None
+
+    async def _admit(self, stream: trio.abc.Stream, head: Head, deadline: trio.CancelScope) -> None:
+        app = self._app
+        deadline.deadline = trio.current_time() + app.limits.handshake_timeout
+        try:
+            upgrade = accept_upgrade(head.request.headers)
+            async with app.admit(head.request) as admission:
+                if not self._native:
+                    deadline.deadline = float("inf")
+                    await serve_trio_websocket(app, stream, head, admission)
+                    return
+                await stream.send_all(upgrade.to_bytes(accept_headers(admission)))
+                deadline.deadline = float("inf")
+                transport = native_transport(
+                    stream,
+                    poller=self._poller,
+                    leftover=head.leftover,
+                    max_message_bytes=app.limits.max_frame_bytes,
+                )
+                try:
+                    await app.serve_session(transport, admission)
+                finally:
+                    with trio.CancelScope(shield=True, deadline=trio.current_time() + 1.0):
+                        try:
+                            await transport.aclose()
+                        except ConnectionClosed:
+                            pass
+        except Reject as refusal:
+            await send_response(stream, reject_response(refusal))
+
+
+def _readiness(app: App, _: object) -> HttpResponse:
+    return HttpResponse(200, "ready\n") if app.ready else HttpResponse(503, "not ready\n", headers={"Retry-After": "1"})
+
+
+async def _open_listeners(
+    host: str | None, port: int, unix_path: str | None, reuse_port: bool
+) -> Sequence[trio.SocketListener]:
+    if unix_path is not None:
+        if host is not None or port:
+            raise ConfigError("give a unix_path, or a host and a port")
+        return [_listen(socket.AF_UNIX, unix_path, reuse_port=False)]
+    if not isinstance(port, int) or not 0 <= port <= 65535:
+        raise ConfigError(f"port takes 0 to 65535, not {port!r}")
+    if not reuse_port:
+        return list(await trio.open_tcp_listeners(port, host=host))
+    found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    return [_listen(family, address, reuse_port=True) for family, _, _, _, address in found]
+
+
+def _listen(family: int, address: Any, *, reuse_port: bool) -> trio.SocketListener:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.bind(address)
+        sock.listen(1024)
+        return trio.SocketListener(trio.socket.from_stdlib_socket(sock))
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _describe(listeners: Sequence[trio.SocketListener], secure: bool) -> Server:
+    urls: list[str] = []
+    ports: list[int] = []
+    for listener in listeners:
+        name: Any = listener.socket.getsockname()
+        if isinstance(name, tuple):
+            host = f"[{name[0]}]" if ":" in name[0] else name[0]
+            urls.append(f"{'wss' if secure else 'ws'}://{host}:{name[1]}")
+            ports.append(name[1])
+        else:
+            urls.append(f"unix:{name}")
+    return Server(urls, ports[0] if ports else 0)
+
+

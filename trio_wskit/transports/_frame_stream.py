@@ -1,0 +1,201 @@
+"""A stream with one writer for two: a WebSocket library sends its own frames through it, and we send ours.
+
+Rules
+- `_busy` is true while somebody writes, or while a part of a frame is on the wire and its rest is owed. Nobody else
+  writes then, so no frame of one is ever inside a frame of the other.
+- A write that is cancelled, or that fails, leaves the stream torn; from then on every write raises.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Callable, Sequence
+from typing import Final, final
+
+import trio
+
+__all__ = ["FrameStream"]
+
+_READ_BYTES: Final = 65536
+_CLOSE: Final = b"\x88"  # the first byte of a close frame
+
+
+@final
+class FrameStream(trio.abc.Stream):
+    """Wraps a stream, and takes whole frames beside what the library sends.
+
+    Args:
+        stream: TCP's is taken apart and its socket used directly: a system call is tried before a wait.
+        already_read: bytes that were read from the stream and shall be read again.
+    """
+
+    def __init__(self, stream: trio.abc.Stream, already_read: bytes = b"") -> None:
+        self._stream: trio.abc.Stream | None = stream
+        self._socket: socket.socket | None = None
+        if isinstance(stream, trio.SocketStream):
+            self._socket = socket.socket(fileno=stream.socket.detach())
+            self._socket.setblocking(False)
+            self._stream = None
+        self._already_read = already_read
+        self._busy = False
+        self._torn = False
+        self._turn = trio.lowlevel.ParkingLot()
+        self._close_sent = False
+        self.last_words: Callable[[], bytes] | None = None  # the close frame that is due when the library sent none
+
+    # Reading, by the library.
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """As `trio.abc.ReceiveStream` says."""
+        if self._already_read:
+            await trio.lowlevel.checkpoint()
+            data = self._already_read[:max_bytes]
+            self._already_read = self._already_read[len(data) :]
+            return data
+        if self._socket is None:
+            assert self._stream is not None
+            return bytes(await self._stream.receive_some(max_bytes))
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while True:
+            try:
+                data = self._socket.recv(max_bytes or _READ_BYTES)
+            except BlockingIOError:
+                await trio.lowlevel.wait_readable(self._socket)
+            except OSError as error:
+                raise _broken(self._socket, error) from error
+            else:
+                await trio.lowlevel.cancel_shielded_checkpoint()
+                return data
+
+    # Writing, by the library.
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """As `trio.abc.SendStream` says; waits until no frame of ours is half sent."""
+        await self._begin()
+        self._close_sent = self._close_sent or data[:1] == _CLOSE
+        await self._write(memoryview(bytes(data)))
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """As `trio.abc.SendStream` says."""
+        await trio.lowlevel.checkpoint()
+
+    async def _begin(self) -> None:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while self._busy:
+            await self._turn.park()
+        if self._torn:
+            raise trio.BrokenResourceError("a write was cancelled in the middle of a frame")
+        self._busy = True
+
+    async def _write(self, data: memoryview) -> None:
+        """Write to the end. `_busy` is ours."""
+        done = False
+        try:
+            if self._socket is None:
+                assert self._stream is not None
+                await self._stream.send_all(data)
+            else:
+                while data := data[self._send(data) :]:
+                    await trio.lowlevel.wait_writable(self._socket)
+            done = True
+        finally:
+            self._torn = self._torn or not done
+            self._release()
+
+    def _release(self) -> None:
+        self._busy = False
+        self._turn.unpark()
+
+    def _send(self, data: bytes | memoryview) -> int:
+        assert self._socket is not None
+        try:
+            return self._socket.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            self._torn = True
+            raise _broken(self._socket, error) from error
+
+    # Writing, by us.
+
+    def write_nowait(self, frames: Sequence[bytes]) -> Sequence[bytes]:
+        """Hand over what the kernel takes now; see `trio_wskit.abc.Transport.write_nowait`.
+
+        Raises:
+            trio.BrokenResourceError, trio.ClosedResourceError: nothing more can be sent.
+        """
+        if self._torn:
+            raise trio.BrokenResourceError("a write was cancelled in the middle of a frame")
+        if self._socket is None or self._busy:
+            return frames
+        data = frames[0] if len(frames) == 1 else b"".join(frames)
+        taken = self._send(data)
+        if taken == len(data):
+            return ()
+        position = 0
+        while taken >= len(frames[position]):
+            taken -= len(frames[position])
+            position += 1
+        if not taken:
+            return frames[position:]
+        self._busy = True  # until `write` has sent the rest
+        return [frames[position][taken:], *frames[position + 1 :]]
+
+    async def write(self, frames: Sequence[bytes], *, owed: bool) -> None:
+        """Write all; `owed` when the first is the rest that `write_nowait` gave back. Cancelled: torn."""
+        if not owed:
+            await self._begin()
+        else:
+            try:
+                await trio.lowlevel.checkpoint_if_cancelled()
+            except BaseException:
+                self._torn = True
+                self._release()
+                raise
+        await self._write(memoryview(b"".join(frames)))
+
+    # Closing.
+
+    async def aclose(self) -> None:
+        """Close, with the close frame that is due if no frame is half sent."""
+        due = b""
+        if self.last_words is not None and not (self._close_sent or self._busy or self._torn):
+            due = self.last_words()
+        if self._socket is not None:
+            if due and self._socket.fileno() >= 0:
+                with contextlib.suppress(OSError):
+                    self._socket.send(due)
+            self.abort()
+            await trio.lowlevel.checkpoint()
+            return
+        assert self._stream is not None
+        if due:
+            with trio.move_on_after(1.0), contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                await self._stream.send_all(due)
+        self._torn = True
+        await self._stream.aclose()
+
+    def abort(self) -> None:
+        """Drop the link at once."""
+        self._torn = True
+        self._release()
+        if self._socket is not None:
+            if self._socket.fileno() >= 0:
+                trio.lowlevel.notify_closing(self._socket)
+                self._socket.close()
+        elif isinstance(self._stream, trio.SSLStream):
+            _close_now(self._stream.transport_stream)
+        else:
+            _close_now(self._stream)
+
+
+def _close_now(stream: trio.abc.Stream | None) -> None:
+    if isinstance(stream, trio.SocketStream):
+        stream.socket.close()
+
+
+def _broken(sock: socket.socket, error: OSError) -> trio.BrokenResourceError | trio.ClosedResourceError:
+    if sock.fileno() < 0:
+        return trio.ClosedResourceError("closed by this side")
+    return trio.BrokenResourceError(f"the link broke: {error}")

@@ -1,0 +1,169 @@
+"""The transport on trio-websocket: for applications that use it already, and beside which the native one is measured.
+
+Served by us, its stream is a `FrameStream`: our frames go to the socket ready-made, and its pongs and closes cannot tear
+them. Handed an open `WebSocketConnection`, frames are taken apart and sent one by one through its own API.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, final
+
+import trio
+import trio_websocket
+
+from trio_wskit._core.frames import Binary, close_frame, payload_of
+from trio_wskit._core.handshake import Headers, Request
+from trio_wskit.errors import ConnectionClosed, Reject
+from trio_wskit.transports._frame_stream import FrameStream
+from trio_wskit.transports._front import Head, accept_headers
+
+if TYPE_CHECKING:
+    from trio_wskit._app import Admission, App
+
+__all__ = ["TrioWebSocketTransport", "request_of", "serve_request"]
+
+_ENDED = (trio.BrokenResourceError, trio.ClosedResourceError)
+
+
+@final
+class TrioWebSocketTransport:
+    """An open trio-websocket connection.
+
+    Args:
+        websocket: open; its reader task runs in a nursery of its owner.
+        nursery: open as long as the transport is used; `abort` needs it when there is no `stream`.
+        stream: what `websocket` writes to, if it is ours.
+    """
+
+    def __init__(
+        self,
+        websocket: trio_websocket.WebSocketConnection,
+        nursery: trio.Nursery,
+        stream: FrameStream | None = None,
+    ) -> None:
+        self._websocket = websocket
+        self._nursery = nursery
+        self._stream = stream
+        self._owed: bytes | None = None  # the rest of a frame that the kernel took in part
+
+    async def receive(self) -> list[bytes]:
+        """See `trio_wskit.abc.Transport.receive`: one message at a time, as trio-websocket gives them."""
+        try:
+            message = await self._websocket.get_message()
+        except trio_websocket.ConnectionClosed:
+            raise self._closed() from None
+        return [message.encode() if isinstance(message, str) else Binary(message)]
+
+    def _closed(self) -> ConnectionClosed:
+        reason = self._websocket.closed
+        if reason is None:
+            return ConnectionClosed(1006)
+        return ConnectionClosed(reason.code, reason.reason or "")
+
+    def write_nowait(self, frames: Sequence[bytes]) -> Sequence[bytes]:
+        """See `trio_wskit.abc.Transport.write_nowait`."""
+        if self._websocket.closed is not None:
+            raise self._closed()
+        if self._stream is None:
+            return frames
+        try:
+            left = self._stream.write_nowait(frames)
+        except _ENDED:
+            raise self._closed() from None
+        if left and left[0] is not frames[len(frames) - len(left)]:
+            self._owed = left[0]
+        return left
+
+    async def write(self, frames: Sequence[bytes]) -> None:
+        """See `trio_wskit.abc.Transport.write`."""
+        if self._websocket.closed is not None:
+            raise self._closed()
+        try:
+            if self._stream is not None:
+                owed, self._owed = self._owed is not None and frames[0] is self._owed, None
+                await self._stream.write(frames, owed=owed)
+            else:
+                for frame in frames:
+                    await self._websocket.send_message(payload_of(frame).decode())
+        except (*_ENDED, trio_websocket.ConnectionClosed):
+            raise self._closed() from None
+
+    async def ping(self) -> None:
+        """See `trio_wskit.abc.Transport.ping`."""
+        try:
+            await self._websocket.ping()
+        except trio_websocket.ConnectionClosed:
+            raise self._closed() from None
+
+    async def aclose(self, code: int = 1000, reason: str = "") -> None:
+        """See `trio_wskit.abc.Transport.aclose`."""
+        try:
+            await self._websocket.aclose(code, reason)
+        except trio.Cancelled:
+            self.abort()
+            raise
+
+    def last_words(self) -> bytes:
+        """The close frame for a peer that broke the protocol: trio-websocket would just hang up."""
+        reason = self._websocket.closed
+        if reason is None or reason.code not in (1002, 1007, 1009):
+            return b""
+        return close_frame(reason.code, (reason.reason or "")[:100])
+
+    def abort(self) -> None:
+        """See `trio_wskit.abc.Transport.abort`."""
+        if self._stream is not None:
+            self._stream.abort()
+        else:
+            self._nursery.start_soon(trio.aclose_forcefully, self._websocket)
+
+
+def request_of(request: trio_websocket.WebSocketRequest) -> Request:
+    """The handshake of a trio-websocket request, in our words. It has no Host: trio-websocket does not give it."""
+    remote = request.remote
+    address = getattr(remote, "address", None)
+    return Request(
+        target=request.path,
+        headers=Headers((name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers),
+        remote=None if address is None else str(address),
+        secure=bool(getattr(remote, "is_ssl", False)),
+    )
+
+
+async def serve_request(app: App, request: trio_websocket.WebSocketRequest) -> None:
+    """Serve one request of an application that uses trio-websocket already: its handler may be just this call.
+
+    The app admits the request (limits, Origin, authentication), or it is rejected with the HTTP status that is due.
+    Returns when the connection is over. Cancelled: the client gets 1001.
+    """
+    try:
+        async with app.admit(request_of(request)) as admission, trio.open_nursery() as nursery:
+            websocket = await request.accept(extra_headers=_as_bytes(accept_headers(admission)))
+            await app.serve_session(TrioWebSocketTransport(websocket, nursery), admission)
+            nursery.cancel_scope.cancel()
+    except Reject as refusal:
+        await request.reject(
+            refusal.status, extra_headers=_as_bytes(refusal.headers.items()), body=refusal.body.encode()
+        )
+
+
+def _as_bytes(fields: Any) -> list[tuple[bytes, bytes]]:
+    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in fields]
+
+
+async def serve_trio_websocket(app: App, stream: trio.abc.Stream, head: Head, admission: Admission) -> None:
+    """Shake hands through trio-websocket on a stream whose request was read already, and serve the session."""
+    frames = FrameStream(stream, head.raw)
+    try:
+        async with trio.open_nursery() as nursery:
+            request = await trio_websocket.wrap_server_stream(
+                nursery, frames, max_message_size=app.limits.max_frame_bytes, receive_buffer_size=65536
+            )
+            websocket = await request.accept(extra_headers=_as_bytes(accept_headers(admission)))
+            transport = TrioWebSocketTransport(websocket, nursery, frames)
+            frames.last_words = transport.last_words
+            await app.serve_session(transport, admission)
+            nursery.cancel_scope.cancel()
+    finally:
+        frames.abort()
