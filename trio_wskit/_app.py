@@ -5,27 +5,27 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final, final
 
 import attrs
 import trio
 
-from ._core.handshake import Request, origin_allowed
-from ._core.ids import uuid7
-from ._core.options import Limits
-from ._core.publishing import Overflow, PublishEnvelope, PublishResult
-from ._core.schema import spec_of
-from ._dispatch import compile_routes
-from ._heartbeat import Heartbeat
-from ._outbox import Flusher
-from ._router import Router
-from ._session import LimitExceeded, Services, Session
-from .abc import PubSubDriver, Transport
-from .errors import ConfigError, PayloadInvalid, Reject
-from .pubsub._hub import Hub
-from .pubsub.memory import MemoryPubSub
+from trio_wskit._core.handshake import Request, origin_allowed
+from trio_wskit._core.ids import uuid7
+from trio_wskit._core.options import Limits
+from trio_wskit._core.publishing import Overflow, PublishEnvelope, PublishResult
+from trio_wskit._core.schema import spec_of
+from trio_wskit._dispatch import compile_routes
+from trio_wskit._heartbeat import Heartbeat
+from trio_wskit._outbox import Flusher
+from trio_wskit._router import Router
+from trio_wskit._session import LimitExceeded, Services, Session
+from trio_wskit.abc import PubSubDriver, Transport
+from trio_wskit.errors import ConfigError, PayloadInvalid, Reject
+from trio_wskit.pubsub._hub import Hub
+from trio_wskit.pubsub.memory import MemoryPubSub
 
 __all__ = ["Admission", "App", "open_app"]
 
@@ -129,7 +129,8 @@ class App:
         return self._services
 
     @asynccontextmanager
-    async def _run(self, shutdown_code: int) -> AsyncIterator[None]:
+    async def lifetime(self, shutdown_code: int) -> AsyncGenerator[None]:
+        """See `open_app`."""
         if self._services is not None:
             raise RuntimeError("the app is open already")
         flusher = Flusher()
@@ -176,7 +177,7 @@ class App:
                 nursery.start_soon(session.close, code, reason)
 
     @asynccontextmanager
-    async def admit(self, request: Request) -> AsyncIterator[Admission]:
+    async def admit(self, request: Request) -> AsyncGenerator[Admission]:
         """Decide about a handshake, and hold its place while the block runs: put the whole connection into the block.
 
         Raises:
@@ -241,8 +242,8 @@ class App:
 
         Args:
             transport: the open connection.
-            request: what `admit` gave, inside its block; or a plain request, which is then admitted here, and closed with
-                1008 where it is refused, or 1013 where there is no room.
+            request: what `admit` gave, inside its block; or a plain request, which is then admitted here, and closed
+                with 1008 where it is refused, or 1013 where there is no room.
 
         Raises:
             RuntimeError: the app is not open. Nothing is raised for what the client or a handler does.
@@ -303,13 +304,13 @@ class App:
 
 
 @asynccontextmanager
-async def open_app(app: App, *, shutdown_code: int = 1001) -> AsyncIterator[App]:
-    """Open an app inside your own nursery: ``async with open_app(app): …``.
+async def open_app(app: App, *, shutdown_code: int = 1001) -> AsyncGenerator[App]:
+    """Open an app inside a nursery of your own, for the time of an ``async with`` block.
 
     Leaving the block closes every session with `shutdown_code` (1001 going away, or 1012 service restart) and waits for
-    them, at most ``Limits.close_timeout`` seconds; then it cancels what is left. Errors of your block come out as they are.
+    them, at most ``Limits.close_timeout`` seconds; then it cancels what is left. What your block raises comes out bare.
     """
     if shutdown_code not in (1001, 1012):
         raise ConfigError(f"shutdown_code takes 1001 or 1012, not {shutdown_code!r}")
-    async with app._run(shutdown_code):
+    async with app.lifetime(shutdown_code):
         yield app

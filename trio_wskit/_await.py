@@ -15,8 +15,8 @@ T = TypeVar("T")
 def run_until_wait(coroutine: Coroutine[Any, Any, T], on_first_wait: Callable[[], object]) -> Generator[Any, Any, T]:
     """Await `coroutine`; call `on_first_wait` just before it gives control to the scheduler for the first time.
 
-    Most handlers never wait. Those that do not cost no task, no cancel scope and no wake-up; for those that do, the first
-    wait is the moment to send what they have said so far and to let the next message be served beside them.
+    Most handlers never wait. Those that do not cost no task, no cancel scope and no wake-up; for those that do, the
+    first wait is the moment to send what they have said so far and to let the next message be served beside them.
 
     This is ``await coroutine`` with one step of it written out (PEP 380 has the expansion).
     """

@@ -1,7 +1,7 @@
 """One live link: what comes in becomes batches of envelopes, what goes out passes the outbox.
 
-A transport either reads by itself and calls `Connection.feed` (`PushTransport`), or is read by a task here. Both ways end
-in one bounded memory channel of batches. When it is full nobody reads, and TCP pushes back on the peer.
+A transport either reads by itself and calls `Connection.feed` (`PushTransport`), or is read by a task here. Both ways
+end in one bounded memory channel of batches. When it is full nobody reads, and TCP pushes back on the peer.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from typing import Protocol, final
 
 import trio
 
-from ._core.codec import decode
-from ._core.envelope import CONTROL_TYPES, Envelope
-from ._core.options import Limits
-from ._outbox import Flusher, Outbox
-from .abc import PushTransport, Transport
-from .errors import ConnectionClosed, WsKitError
+from trio_wskit._core.codec import decode
+from trio_wskit._core.envelope import CONTROL_TYPES, Envelope
+from trio_wskit._core.options import Limits
+from trio_wskit._outbox import Flusher, Outbox
+from trio_wskit.abc import PushTransport, Transport
+from trio_wskit.errors import ConnectionClosed, WsKitError
 
 __all__ = ["Connection", "Owner"]
 

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, final
 
 import trio
 
-from ._core.codec import encode_progress
-from ._core.envelope import Envelope
-from ._core.frames import text_frame
-from ._core.publishing import PublishResult
-from ._core.schema import spec_of
-from ._outbox import Frame
-from ._rpc import Call
-from .errors import ErrorCode, WsKitError
+from trio_wskit._core.codec import encode_progress
+from trio_wskit._core.envelope import Envelope
+from trio_wskit._core.frames import text_frame
+from trio_wskit._core.publishing import PublishResult
+from trio_wskit._core.schema import spec_of
+from trio_wskit._outbox import Frame
+from trio_wskit._rpc import Call
+from trio_wskit.errors import ErrorCode, WsKitError
 
 if TYPE_CHECKING:
-    from ._session import Session
-    from .pubsub._topics import Topics
+    from trio_wskit._session import Session
+    from trio_wskit.pubsub._topics import Topics
 
 __all__ = ["Context"]
 
@@ -31,32 +31,34 @@ class Context(Generic[M]):
 
     Attributes:
         payload: the validated message. Middleware that runs before validation must not read it.
+        envelope: the message as it came.
+        call: the request that waits for an answer; None in handlers of events.
         session: the client who sent it.
     """
 
-    __slots__ = ("_call", "_envelope", "payload", "session")
+    __slots__ = ("call", "envelope", "payload", "session")
 
     payload: M
 
     def __init__(self, session: Session, envelope: Envelope, call: Call | None) -> None:
         self.session = session
-        self._envelope = envelope
-        self._call = call
+        self.envelope = envelope
+        self.call = call
 
     @property
     def type(self) -> str:
         """The message's type on the wire."""
-        return self._envelope.type
+        return self.envelope.type
 
     @property
     def meta(self) -> Mapping[str, Any]:
         """The message's meta as it came, without what a client may not set (``clientId``, ``receivedAt``)."""
-        return self._envelope.meta
+        return self.envelope.meta
 
     @property
     def correlation_id(self) -> str | None:
         """The client's name for its request, if it gave one."""
-        return self._envelope.correlation_id
+        return self.envelope.correlation_id
 
     @property
     def client_id(self) -> str:
@@ -76,7 +78,7 @@ class Context(Generic[M]):
     @property
     def is_rpc(self) -> bool:
         """True in a handler that owes a reply."""
-        return self._call is not None
+        return self.call is not None
 
     async def send(
         self, message: object, *, meta: Mapping[str, Any] | None = None, inherit_correlation_id: bool = False
@@ -113,8 +115,8 @@ class Context(Generic[M]):
             full_meta.update(meta)
             full_meta.pop("type", None)
             full_meta.pop("correlationId", None)
-        if inherit_correlation_id and self._envelope.correlation_id is not None:
-            full_meta["correlationId"] = self._envelope.correlation_id
+        if inherit_correlation_id and self.envelope.correlation_id is not None:
+            full_meta["correlationId"] = self.envelope.correlation_id
         return Frame(text_frame(spec_of(type(message)).encode(message, full_meta)))
 
     async def reply(self, message: object, *, meta: Mapping[str, Any] | None = None) -> None:
@@ -151,10 +153,9 @@ class Context(Generic[M]):
         """
         call = self._owed("progress")
         outbox = self.session.outbox
-        if throttle > 0.0:
-            now = trio.current_time()
-            if now < call.next_progress:
-                return False
+        now = trio.current_time()
+        if throttle > 0.0 and now < call.next_progress:
+            return False
         if outbox.congested or call.correlation_id is None:
             return False
         frame = Frame(text_frame(encode_progress(value, call.correlation_id, self.session.timestamp())))
@@ -165,11 +166,11 @@ class Context(Generic[M]):
         return True
 
     def _owed(self, what: str) -> Call:
-        if self._call is None:
+        if self.call is None:
             raise RuntimeError(f"{what}() belongs to handlers registered with rpc(); {self.type!r} is an event")
-        if self._call.answered:
+        if self.call.answered:
             raise RuntimeError(f"{what}() after the answer: the call {self.type!r} has its answer already")
-        return self._call
+        return self.call
 
     def error(
         self,

@@ -1,12 +1,12 @@
 """From envelope to handler to answer: the first-in first-out dispatcher of one connection.
 
 Rules
-- One task of the session is the *leader*: it takes envelopes in the order of arrival and runs each handler itself, right
-  there, without a task or a cancel scope of its own. That is all that most messages need.
+- One task of the session is the *leader*: it takes envelopes in the order of arrival and runs each handler itself,
+  right there, without a task or a cancel scope of its own. That is all that most messages need.
 - Events are serial: when the handler of an event waits, the leader waits with it.
-- Calls (RPC) are concurrent: when the handler of a call waits for the first time, a new task is started as leader, and the
-  old one belongs to that call alone until it is answered (leader/followers; Schmidt and others, 2000). So calls start
-  in order, and only those that wait cost a task.
+- Calls (RPC) are concurrent: when the handler of a call waits for the first time, a new task is started as leader, and
+  the old one belongs to that call alone until it is answered (leader/followers; Schmidt and others, 2000). So calls
+  start in order, and only those that wait cost a task.
 - The leader's cancel scope is its handler's: an abort, a deadline or a disconnect cancels exactly that.
 - While the leader does not wait, the outbox is corked: the answers of one batch leave in one write.
 """
@@ -20,15 +20,15 @@ from typing import TYPE_CHECKING, Any, Final, final
 
 import trio
 
-from ._await import run_until_wait
-from ._context import Context
-from ._core.envelope import Envelope
-from ._core.routes import Route
-from ._rpc import Call
-from .errors import ErrorCode, WsKitError
+from trio_wskit._await import run_until_wait
+from trio_wskit._context import Context
+from trio_wskit._core.envelope import Envelope
+from trio_wskit._core.routes import Route
+from trio_wskit._rpc import Call
+from trio_wskit.errors import ErrorCode, WsKitError
 
 if TYPE_CHECKING:
-    from ._session import Session
+    from trio_wskit._session import Session
 
 __all__ = ["CompiledRoute", "Dispatcher", "Middleware", "compile_routes"]
 
@@ -65,7 +65,7 @@ def _validated(route: Route, handler: Callable[[Context[Any]], Any]) -> Callable
     structure = route.spec.structure
 
     def run(context: Context[Any]) -> Any:
-        context.payload = structure(context._envelope)
+        context.payload = structure(context.envelope)
         return handler(context)
 
     return run
@@ -316,8 +316,8 @@ class _Leader:
         self._event_waits()
         dispatcher = self.dispatcher
         assert self.context is not None
-        assert self.context._call is not None
-        correlation_id = self.context._call.correlation_id
+        assert self.context.call is not None
+        correlation_id = self.context.call.correlation_id
         if correlation_id is not None:
             if dispatcher.calls is None:
                 dispatcher.calls = {}
@@ -336,8 +336,8 @@ class _Leader:
         if not self.leading:
             dispatcher.in_flight -= 1
             assert self.context is not None
-            assert self.context._call is not None
-            correlation_id = self.context._call.correlation_id
+            assert self.context.call is not None
+            correlation_id = self.context.call.correlation_id
             if correlation_id is not None and dispatcher.calls is not None:
                 del dispatcher.calls[correlation_id]
 
@@ -352,10 +352,8 @@ class _Leader:
         code, self.cancel_code = self.cancel_code, None
         if context is None or self.dispatcher.disconnected:
             return
-        call = context._call
+        call = context.call
         if call is None or call.answered:
             return
         call.answered = True
         self.dispatcher.session.refuse(WsKitError(code or "DEADLINE_EXCEEDED"), call.correlation_id)
-
-

@@ -8,9 +8,9 @@ from typing import final
 
 import trio
 
-from ._core.options import Limits
-from ._session import Session
-from .errors import ConnectionClosed
+from trio_wskit._core.options import Limits
+from trio_wskit._session import Session
+from trio_wskit.errors import ConnectionClosed
 
 __all__ = ["Heartbeat"]
 

@@ -2,8 +2,8 @@
 
 Rules
 - A frame is accepted whole or not at all; accepted frames reach the wire in the order in which they were accepted.
-- Frames leave in one write: those of a batch when the batch ends (`cork` and `uncork`), all others once a scheduler pass
-  (`Flusher`). Nobody but `flush` and `run_writer` touches the transport's write side, and never both at a time.
+- Frames leave in one write: those of a batch when the batch ends (`cork` and `uncork`), all others once a scheduler
+  pass (`Flusher`). Nobody but `flush` and `run_writer` touches the transport's write side, and never both at a time.
 - While the kernel takes everything, there is no writer task. It exists from the first frame that did not fit until the
   last one is written.
 - Every frame of a topic may be dropped by the topic's policy; replies and errors never.
@@ -13,15 +13,15 @@ Rules
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, final
 
 import outcome
 import trio
 
-from ._core.options import Limits
-from .abc import Transport
-from .errors import ConnectionClosed
+from trio_wskit._core.options import Limits
+from trio_wskit.abc import Transport
+from trio_wskit.errors import ConnectionClosed
 
 __all__ = ["Flusher", "Frame", "Outbox"]
 
@@ -162,7 +162,7 @@ class Outbox(trio.abc.SendChannel[Frame]):
         return True
 
     def push(self, frame: Frame) -> bool:
-        """Accept a frame that must not be lost and cannot wait: an error. It may overdraw the bounds once again as much.
+        """Accept a frame that must not be lost and cannot wait: an error. It may use twice the bounds.
 
         Returns:
             False where even that is used up, or the connection is closed: disconnect the client.
@@ -194,7 +194,7 @@ class Outbox(trio.abc.SendChannel[Frame]):
             if not self.offer(frame):
                 raise trio.WouldBlock
 
-    async def send(self, frame: Frame) -> None:
+    async def send(self, value: Frame) -> None:
         """Accept the frame; wait for room if there is none. Waiting senders are served first come, first served.
 
         Raises:
@@ -205,9 +205,9 @@ class Outbox(trio.abc.SendChannel[Frame]):
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         try:
-            self.send_nowait(frame)
+            self.send_nowait(value)
         except trio.WouldBlock:
-            await self._wait_for_room(frame)
+            await self._wait_for_room(value)
             return
         self._until_pass -= 1
         if self._until_pass <= 0:
@@ -270,9 +270,8 @@ class Outbox(trio.abc.SendChannel[Frame]):
         self._keep(left)
         self._writing = self._start_writer()
 
-    def _keep(self, left: object) -> None:
+    def _keep(self, left: Sequence[bytes]) -> None:
         """Keep what the system did not take; a rest of a frame may not be dropped any more."""
-        assert isinstance(left, (list, tuple))
         taken = len(self._frames) - len(left)
         first = self._frames[taken]
         if left[0] is not first.wire:

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
 
 import attrs
 
-from ._context import Context
-from ._core.publishing import PublishEnvelope, PublishResult
-from ._core.routes import OnConflict, Route, RouteTable
-from ._core.schema import MessageSpec, RpcType, spec_of
-from ._dispatch import Middleware
-from .errors import ConfigError
+from trio_wskit._context import Context
+from trio_wskit._core.publishing import PublishEnvelope, PublishResult
+from trio_wskit._core.routes import OnConflict, Route, RouteTable
+from trio_wskit._core.schema import MessageSpec, RpcType, spec_of
+from trio_wskit._dispatch import Middleware
+from trio_wskit.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ._session import LimitExceeded, Session
+    from trio_wskit._session import LimitExceeded, Session
 
 __all__ = ["Hooks", "Observer", "RouteBuilder", "Router"]
 
@@ -38,7 +38,7 @@ H = TypeVar("H", bound=Callable[..., Any])
 @final
 @attrs.frozen(kw_only=True)
 class Observer:
-    """Who watches an app without a say in it: plain functions that must not wait. One that raises is logged and passed over.
+    """Who watches an app without a say in it: plain functions that must not wait. What one raises is logged.
 
     Attributes:
         on_open: after every `on_open` hook of a new session.
@@ -123,8 +123,8 @@ class Router:
     def on(self, message: type[M]) -> Callable[[EventHandler[M]], EventHandler[M]]:
         """Register the handler of an event.
 
-        The handler is a coroutine function, or a plain function that never waits: that one runs at once and costs least.
-        Events of one connection are served one after another, in the order in which they came.
+        The handler is a coroutine function, or a plain function that never waits: that one runs at once and costs
+        least. Events of one connection are served one after another, in the order in which they came.
 
         Raises:
             ConfigError: not a message class, a request that wants `rpc`, or a type that has a handler.
@@ -146,7 +146,7 @@ class Router:
         """
 
         def register(handler: Any) -> Any:
-            return self._add(request, handler, (), wants_reply=True)
+            return self.add_route(request, handler, (), wants_reply=True)
 
         return register
 
@@ -213,8 +213,8 @@ class Router:
     def on_close(self, hook: SessionHook) -> SessionHook:
         """Run ``async def hook(session)`` when a connection is over, after its last handler.
 
-        ``session.close_code`` says how it ended. The topics are still there; sending raises `ConnectionClosed`. All hooks
-        run, whatever one raises, within twice ``Limits.close_timeout``.
+        ``session.close_code`` says how it ended. The topics are still there; sending raises `ConnectionClosed`. All
+        hooks run, whatever one raises, within twice ``Limits.close_timeout``.
         """
         _check_async(hook, "an on_close hook")
         self.hooks.on_close.append(hook)
@@ -257,7 +257,7 @@ class Router:
 
         return stop
 
-    def _add(self, message: Any, handler: Any, middleware: tuple[Middleware, ...], *, wants_reply: bool) -> Any:
+    def add_route(self, message: Any, handler: Any, middleware: tuple[Middleware, ...], *, wants_reply: bool) -> Any:
         spec: MessageSpec = spec_of(message)
         if not callable(handler):
             raise ConfigError(f"the handler of {spec.type!r} must be a function, not {handler!r}")
@@ -289,12 +289,12 @@ class RouteBuilder(Generic[M]):
 
     def on(self, handler: EventHandler[M]) -> EventHandler[M]:
         """Register as `Router.on` does."""
-        self._router._add(self._message, handler, self._middleware, wants_reply=False)
+        self._router.add_route(self._message, handler, self._middleware, wants_reply=False)
         return handler
 
     def rpc(self, handler: Callable[[Context[M]], Any]) -> Callable[[Context[M]], Any]:
         """Register as `Router.rpc` does; the type of the reply is checked when the handler returns."""
-        self._router._add(self._message, handler, self._middleware, wants_reply=True)
+        self._router.add_route(self._message, handler, self._middleware, wants_reply=True)
         return handler
 
 

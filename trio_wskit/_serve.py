@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import signal
 import socket
 import ssl
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, Literal, final
 
 import attrs
 import trio
 
-from ._app import App, open_app
-from ._core.handshake import HttpResponse
-from ._core.upgrade import accept_upgrade
-from .errors import ConfigError, ConnectionClosed, Reject
-from .transports._front import (
+from trio_wskit._app import App, open_app
+from trio_wskit._core.handshake import HttpResponse
+from trio_wskit._core.upgrade import accept_upgrade
+from trio_wskit.errors import ConfigError, ConnectionClosed, Reject
+from trio_wskit.transports._front import (
     LINK_ERRORS,
     Head,
     Page,
@@ -32,11 +32,8 @@ from .transports._front import (
     remote_of,
     send_response,
 )
-from .transports.native import native_transport
-from .transports.trio_websocket import serve_trio_websocket
-
-if sys.platform == "linux":
-    from .transports.native import Poller
+from trio_wskit.transports.native import native_transport
+from trio_wskit.transports.trio_websocket import serve_trio_websocket
 
 __all__ = ["Server", "TransportName", "run", "serve"]
 
@@ -101,7 +98,11 @@ async def serve(
     """
     if transport not in ("native", "trio_websocket"):
         raise ConfigError(f"transport takes 'native' or 'trio_websocket', not {transport!r}")
-    pages: dict[str, Page] = {"/healthz": HttpResponse(200, "ok\n"), "/readyz": partial(_readiness, app), **(http or {})}
+    pages: dict[str, Page] = {
+        "/healthz": HttpResponse(200, "ok\n"),
+        "/readyz": partial(_readiness, app),
+        **(http or {}),
+    }
     check_pages(pages)
     listeners = await _open_listeners(host, port, unix_path, reuse_port)
     try:
@@ -139,8 +140,8 @@ def run(app: App, host: str = "127.0.0.1", port: int = 8000, **options: Any) -> 
     trio.run(main)
 
 
-@asynccontextmanager
-async def _opened(app: App, shutdown_code: int) -> AsyncIterator[None]:
+@contextlib.asynccontextmanager
+async def _opened(app: App, shutdown_code: int) -> AsyncGenerator[None]:
     if app.is_open:
         yield
     else:
@@ -148,8 +149,8 @@ async def _opened(app: App, shutdown_code: int) -> AsyncIterator[None]:
             yield
 
 
-@asynccontextmanager
-async def _connections(app: App, shutdown_code: int) -> AsyncIterator[trio.Nursery]:
+@contextlib.asynccontextmanager
+async def _connections(app: App, shutdown_code: int) -> AsyncGenerator[trio.Nursery]:
     """A nursery for connections, which outlives the acceptors by a goodbye to every client."""
     opened: list[trio.Nursery] = []
 
@@ -192,6 +193,8 @@ class _Door:
     async def open(self) -> None:
         """Start what all connections share."""
         if self._native and sys.platform == "linux":
+            from trio_wskit.transports.native import Poller  # epoll is Linux's own
+
             self._poller = Poller()
             await self._connections.start(self._poller.run)
 
@@ -265,11 +268,11 @@ class _Door:
                 try:
                     await app.serve_session(transport, admission)
                 finally:
-                    with trio.CancelScope(shield=True, deadline=trio.current_time() + 1.0):
-                        try:
-                            await transport.aclose()
-                        except ConnectionClosed:
-                            pass
+                    with (
+                        trio.CancelScope(shield=True, deadline=trio.current_time() + 1.0),
+                        contextlib.suppress(ConnectionClosed),
+                    ):
+                        await transport.aclose()
         except Reject as refusal:
             await send_response(stream, reject_response(refusal))
 
@@ -285,7 +288,7 @@ async def _open_listeners(
         if host is not None or port:
             raise ConfigError("give a unix_path, or a host and a port")
         return [_listen(socket.AF_UNIX, unix_path, reuse_port=False)]
-    if not isinstance(port, int) or not 0 <= port <= 65535:
+    if not 0 <= port <= 65535:
         raise ConfigError(f"port takes 0 to 65535, not {port!r}")
     if not reuse_port:
         return list(await trio.open_tcp_listeners(port, host=host))
@@ -314,12 +317,10 @@ def _describe(listeners: Sequence[trio.SocketListener], secure: bool) -> Server:
     ports: list[int] = []
     for listener in listeners:
         name: Any = listener.socket.getsockname()
-        if isinstance(name, tuple):
-            host = f"[{name[0]}]" if ":" in name[0] else name[0]
-            urls.append(f"{'wss' if secure else 'ws'}://{host}:{name[1]}")
-            ports.append(name[1])
-        else:
+        if listener.socket.family == socket.AF_UNIX:
             urls.append(f"unix:{name}")
+            continue
+        host, port = name[:2]
+        ports.append(port)
+        urls.append(f"{'wss' if secure else 'ws'}://{f'[{host}]' if ':' in host else host}:{port}")
     return Server(urls, ports[0] if ports else 0)
-
-

@@ -10,24 +10,24 @@ from typing import TYPE_CHECKING, Any, Final, final
 import attrs
 import trio
 
-from ._connection import Connection
-from ._context import Context
-from ._core.codec import encode_error, encode_heartbeat_ack
-from ._core.envelope import Envelope
-from ._core.frames import text_frame
-from ._core.handshake import Request
-from ._core.options import Limits
-from ._core.publishing import PublishResult
-from ._core.schema import spec_of
-from ._dispatch import CompiledRoute, Dispatcher
-from ._outbox import Flusher, Frame, Outbox
-from .abc import Transport
-from .errors import CloseError, ConnectionClosed, MessageTooBig, PubSubError, WsKitError
-from .pubsub._hub import Hub
-from .pubsub._topics import Topics
+from trio_wskit._connection import Connection
+from trio_wskit._context import Context
+from trio_wskit._core.codec import encode_error, encode_heartbeat_ack
+from trio_wskit._core.envelope import Envelope
+from trio_wskit._core.frames import text_frame
+from trio_wskit._core.handshake import Request
+from trio_wskit._core.options import Limits
+from trio_wskit._core.publishing import PublishResult
+from trio_wskit._core.schema import spec_of
+from trio_wskit._dispatch import CompiledRoute, Dispatcher
+from trio_wskit._outbox import Flusher, Frame, Outbox
+from trio_wskit.abc import Transport
+from trio_wskit.errors import CloseError, ConnectionClosed, MessageTooBig, PubSubError, WsKitError
+from trio_wskit.pubsub._hub import Hub
+from trio_wskit.pubsub._topics import Topics
 
 if TYPE_CHECKING:
-    from ._router import Hooks
+    from trio_wskit._router import Hooks
 
 __all__ = ["LimitExceeded", "Services", "Session"]
 
@@ -331,7 +331,7 @@ class Session:
 
     def failed(self, context: Context[Any], error: Exception) -> None:
         """A handler, a middleware or the validation raised: answer it, and tell who wants to know."""
-        call = context._call
+        call = context.call
         answered = call is not None and call.answered
         if call is not None:
             call.answered = True

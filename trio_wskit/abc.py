@@ -1,4 +1,4 @@
-"""The seams: what a transport, a driver or a store must do. The app and the session know these and nothing behind them."""
+"""The seams: what a transport, a driver or a store must do. The app and the session know nothing else of them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol, runtime_checkable
 
-from ._core.bucket import Decision, Decisions, Policy, Spend
-from ._core.publishing import PublishEnvelope, PublishResult
-from ._core.reservations import Reservation
+from trio_wskit._core.bucket import Decision, Decisions, Policy, Spend
+from trio_wskit._core.publishing import PublishEnvelope, PublishResult
+from trio_wskit._core.reservations import Reservation
 
 __all__ = ["PubSubDriver", "PushTransport", "RateLimiter", "Receiver", "Transport"]
 
@@ -29,7 +29,8 @@ class Transport(Protocol):
         A list is bounded by what one read of the transport gives.
 
         Raises:
-            ConnectionClosed: the peer closed, or broke the protocol (the transport has answered that itself), or the link broke.
+            ConnectionClosed: the peer closed, or broke the protocol (the transport has answered that itself), or the
+            link broke.
 
         Cancelled: nothing is lost; call it again.
         """
@@ -94,7 +95,7 @@ class PushTransport(Transport, Protocol):
 
 
 class PubSubDriver(Protocol):
-    """The index of this process' subscriptions, and the way out to others. It writes to no socket and consumes nothing."""
+    """The index of this process' subscriptions, and the way out to others: no socket, and no consuming."""
 
     async def publish(self, envelope: PublishEnvelope) -> PublishResult:
         """Send the envelope on its way out, if there is one, and tell how many subscribers it has on this process.

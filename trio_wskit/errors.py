@@ -1,18 +1,18 @@
 """Every exception of the package, and the error codes of the wire.
 
-    TrioWskitError
-    ├── ConfigError             a definition or an option is wrong: raised while registering, never at run time
-    ├── WsKitError              a failure with a wire code: raise it in a handler, and the peer is told
-    │   ├── MalformedMessage        not JSON, not an envelope, a reserved type          INVALID_ARGUMENT
-    │   ├── PayloadInvalid          the payload or the meta does not fit its schema     INVALID_ARGUMENT
-    │   ├── MessageTooBig           more bytes than the limit                           RESOURCE_EXHAUSTED
-    │   └── PubSubError             a topic operation was refused (see its ``reason``)
-    ├── ConnectionClosed        the connection is closed, with code and reason
-    ├── ProtocolError           RFC 6455 was broken
-    │   ├── LocalProtocolError      by us: a bug of the caller
-    │   └── RemoteProtocolError     by the peer; has the close code that answers it
-    ├── Reject                  raise it in ``authenticate`` to answer the handshake with an HTTP status
-    └── CloseError              raise it in ``on_open`` to close with a code and a reason
+TrioWskitError
+├── ConfigError             a definition or an option is wrong: raised while registering, never at run time
+├── WsKitError              a failure with a wire code: raise it in a handler, and the peer is told
+│   ├── MalformedMessage        not JSON, not an envelope, a reserved type          INVALID_ARGUMENT
+│   ├── PayloadInvalid          the payload or the meta does not fit its schema     INVALID_ARGUMENT
+│   ├── MessageTooBig           more bytes than the limit                           RESOURCE_EXHAUSTED
+│   └── PubSubError             a topic operation was refused (see its ``reason``)
+├── ConnectionClosed        the connection is closed, with code and reason
+├── ProtocolError           RFC 6455 was broken
+│   ├── LocalProtocolError      by us: a bug of the caller
+│   └── RemoteProtocolError     by the peer; has the close code that answers it
+├── Reject                  raise it in ``authenticate`` to answer the handshake with an HTTP status
+└── CloseError              raise it in ``on_open`` to close with a code and a reason
 """
 
 from __future__ import annotations
@@ -186,7 +186,8 @@ class PubSubError(WsKitError):
     """A topic operation was refused; nothing has changed unless ``details`` says otherwise.
 
     Attributes:
-        reason: ws-kit's name for why. On the wire the error has the nearest of the 13 codes, and the reason in its details.
+        reason: ws-kit's name for why. On the wire the error has the nearest of the 13 codes, and the reason in its
+        details.
     """
 
     def __init__(self, reason: PubSubReason, message: str, details: Mapping[str, Any] | None = None) -> None:

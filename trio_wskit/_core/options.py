@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Literal, final
+from typing import Any, Literal, final
 
 import attrs
 
-from ..errors import ConfigError
+from trio_wskit.errors import ConfigError
 
 __all__ = ["Limits"]
 
 
-def _positive(_: object, field: attrs.Attribute[object], value: object) -> None:
+def _positive(_: object, field: attrs.Attribute[Any], value: Any) -> None:
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not value > 0:
         raise ConfigError(f"Limits({field.name}=…) takes a number above 0, not {value!r}")
 
 
-def _count(_: object, field: attrs.Attribute[object], value: object) -> None:
+def _count(_: object, field: attrs.Attribute[Any], value: Any) -> None:
     if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
         raise ConfigError(f"Limits({field.name}=…) takes a whole number above 0, not {value!r}")
 
 
-def _choice(_: object, field: attrs.Attribute[object], value: object) -> None:
+def _choice(_: object, field: attrs.Attribute[Any], value: Any) -> None:
     if value not in ("send", "close", "custom"):
         raise ConfigError(f"Limits({field.name}=…) takes 'send', 'close' or 'custom', not {value!r}")
 
@@ -75,5 +75,3 @@ class Limits:
     def max_frame_bytes(self) -> int:
         """The largest message that is read at all: above it, the connection is closed from the frame's header."""
         return 4 * self.max_payload_bytes
-
-

@@ -7,8 +7,8 @@ from typing import Any, Literal, final
 
 import attrs
 
-from ..errors import ConfigError
-from .schema import MessageSpec
+from trio_wskit._core.schema import MessageSpec
+from trio_wskit.errors import ConfigError
 
 __all__ = ["OnConflict", "Route", "RouteTable"]
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, KeysView
 from typing import Final, final
 
-from ..errors import PubSubError
+from trio_wskit.errors import PubSubError
 
 __all__ = ["MAX_TOPIC_LENGTH", "TopicIndex", "check_topic"]
 

@@ -1,3 +1,3 @@
 """Topics: the local index, and brokers that join several processes."""
 
-from .memory import MemoryPubSub as MemoryPubSub
+from trio_wskit.pubsub.memory import MemoryPubSub as MemoryPubSub

@@ -10,10 +10,10 @@ from typing import Protocol, final
 
 import attrs
 
-from .._core.frames import text_frame
-from .._core.publishing import Overflow, PublishEnvelope, PublishResult
-from .._outbox import Frame, Outbox
-from ..abc import PubSubDriver
+from trio_wskit._core.frames import text_frame
+from trio_wskit._core.publishing import Overflow, PublishEnvelope, PublishResult
+from trio_wskit._outbox import Frame, Outbox
+from trio_wskit.abc import PubSubDriver
 
 __all__ = ["Hub", "Subscriber"]
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Set
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from typing import final
 
-from .._core.topics import check_topic
-from ..abc import PubSubDriver
-from ..errors import PubSubError
+from trio_wskit._core.topics import check_topic
+from trio_wskit.abc import PubSubDriver
+from trio_wskit.errors import PubSubError
 
 __all__ = ["Topics"]
 
 
 @final
-class Topics(Set[str]):
+class Topics(AbstractSet[str]):
     """The topics that a client is subscribed to: a read-only set, iterated on a snapshot in order of subscription."""
 
     __slots__ = ("_client_id", "_closed", "_driver", "_names")
@@ -76,7 +77,7 @@ class Topics(Set[str]):
         self._names.pop(topic, None)
 
     async def close(self) -> None:
-        """Leave every topic, and take no new one. A driver that fails for one topic is asked for the others all the same."""
+        """Leave every topic, even where the driver fails for one of them, and take no new one."""
         self._closed = True
         errors: list[Exception] = []
         for topic in self:

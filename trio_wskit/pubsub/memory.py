@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import final
 
-from .._core.publishing import PublishEnvelope, PublishResult
-from .._core.topics import TopicIndex
+from trio_wskit._core.publishing import PublishEnvelope, PublishResult
+from trio_wskit._core.topics import TopicIndex
 
 __all__ = ["MemoryPubSub"]
 

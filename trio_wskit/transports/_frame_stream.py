@@ -11,11 +11,11 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Callable, Sequence
-from typing import Final, final
+from typing import Final, cast, final
 
 import trio
 
-__all__ = ["FrameStream"]
+__all__ = ["FrameStream", "socket_below"]
 
 _READ_BYTES: Final = 65536
 _CLOSE: Final = b"\x88"  # the first byte of a close frame
@@ -184,15 +184,18 @@ class FrameStream(trio.abc.Stream):
             if self._socket.fileno() >= 0:
                 trio.lowlevel.notify_closing(self._socket)
                 self._socket.close()
-        elif isinstance(self._stream, trio.SSLStream):
-            _close_now(self._stream.transport_stream)
-        else:
-            _close_now(self._stream)
+        elif self._stream is not None:
+            below = socket_below(self._stream)
+            if below is not None:
+                below.socket.close()
 
 
-def _close_now(stream: trio.abc.Stream | None) -> None:
-    if isinstance(stream, trio.SocketStream):
-        stream.socket.close()
+def socket_below(stream: trio.abc.Stream) -> trio.SocketStream | None:
+    """The TCP or unix stream that carries this one, if there is one."""
+    below: object = stream
+    while isinstance(below, trio.SSLStream):
+        below = cast("trio.SSLStream[trio.abc.Stream]", below).transport_stream
+    return below if isinstance(below, trio.SocketStream) else None
 
 
 def _broken(sock: socket.socket, error: OSError) -> trio.BrokenResourceError | trio.ClosedResourceError:

@@ -6,6 +6,7 @@ What lies behind (`native` or `trio_websocket`) gets the stream only when the ap
 from __future__ import annotations
 
 import inspect
+import socket
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Final, final
@@ -16,11 +17,23 @@ import trio
 
 from trio_wskit._core.handshake import Headers, HttpResponse, Request
 from trio_wskit.errors import ConfigError, Reject
+from trio_wskit.transports._frame_stream import socket_below
 
 if TYPE_CHECKING:
     from trio_wskit._app import Admission
 
-__all__ = ["Head", "Page", "answer_plain", "check_pages", "read_head", "send_response"]
+__all__ = [
+    "LINK_ERRORS",
+    "Head",
+    "Page",
+    "accept_headers",
+    "answer_plain",
+    "check_pages",
+    "read_head",
+    "reject_response",
+    "remote_of",
+    "send_response",
+]
 
 Page = bytes | str | HttpResponse | Callable[[Request], HttpResponse | Awaitable[HttpResponse]]
 
@@ -60,7 +73,7 @@ async def read_head(stream: trio.abc.Stream, *, remote: str | None, secure: bool
             raise Reject(error.error_status_hint, "Not a request that is understood here") from error
         if isinstance(event, h11.Request):
             break
-        data = await stream.receive_some(_MAX_HEAD_BYTES)
+        data = bytes(await stream.receive_some(_MAX_HEAD_BYTES))
         if not data:
             raise trio.BrokenResourceError("the peer left before its request was complete")
         raw += data
@@ -128,16 +141,13 @@ def accept_headers(admission: Admission) -> list[tuple[str, str]]:
 
 def remote_of(stream: trio.abc.Stream) -> str | None:
     """The peer's address without its port; None where it has none."""
-    if isinstance(stream, trio.SSLStream):
-        stream = stream.transport_stream
-    if isinstance(stream, trio.SocketStream):
-        try:
-            name = stream.socket.getpeername()
-        except OSError:
-            return None
-        if isinstance(name, tuple):
-            return str(name[0])
-    return None
+    below = socket_below(stream)
+    if below is None or below.socket.family == socket.AF_UNIX:
+        return None
+    try:
+        return str(below.socket.getpeername()[0])
+    except OSError:
+        return None  # it has left already
 
 
 LINK_ERRORS: Final = (trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError, OSError)

@@ -16,8 +16,8 @@ from typing import Final, Generic, TypeVar, final
 
 import trio
 
-from .._core.frames import payload_of
-from ..errors import ConnectionClosed
+from trio_wskit._core.frames import payload_of
+from trio_wskit.errors import ConnectionClosed
 
 __all__ = ["MemoryPeer", "MemoryTransport", "memory_link"]
 
@@ -96,8 +96,8 @@ class MemoryTransport:
     def __init__(self, inbound: _Pipe[bytes], outbound: _Pipe[bytes]) -> None:
         self._inbound = inbound
         self._outbound = outbound
-        self._reading = trio.Event()  # set while the peer reads: only then it answers pings and closes
-        self._reading.set()
+        self.reading = trio.Event()  # set while the peer reads: only then it answers pings and closes
+        self.reading.set()
         self._torn = False
         self.writes = 0  # hand-overs, as a kernel would count system calls
 
@@ -133,7 +133,7 @@ class MemoryTransport:
     async def ping(self) -> None:
         """Answered at once while the peer reads, after the delays of both ways."""
         await trio.sleep(self._outbound.delay)
-        await self._reading.wait()
+        await self.reading.wait()
         await trio.sleep(self._inbound.delay)
         if self._inbound.broken is not None:
             raise ConnectionClosed(self._inbound.broken.code, self._inbound.broken.reason)
@@ -144,7 +144,7 @@ class MemoryTransport:
             self.abort()
         self._outbound.break_off(code, reason, forget=False)
         try:
-            await self._reading.wait()
+            await self.reading.wait()
         finally:
             self._inbound.break_off(code, reason, forget=True)
 
@@ -176,7 +176,7 @@ class MemoryPeer:
 
     async def receive(self) -> str:
         """Wait for the next message. Raises ConnectionClosed with the server's code after the last one."""
-        await self._transport._reading.wait()
+        await self._transport.reading.wait()
         while not self._received:
             self._received.extend(map(payload_of, await self._outbound.get_batch()))
         return self._received.popleft().decode()
@@ -193,11 +193,11 @@ class MemoryPeer:
 
     def stall(self) -> None:
         """Stop reading, and answer neither ping nor close."""
-        self._transport._reading = trio.Event()
+        self._transport.reading = trio.Event()
 
     def resume(self) -> None:
         """Read again."""
-        self._transport._reading.set()
+        self._transport.reading.set()
 
     def delay(self, seconds: float) -> None:
         """From now on everything takes so long in each direction."""

@@ -1,7 +1,7 @@
 """The transport on trio-websocket: for applications that use it already, and beside which the native one is measured.
 
-Served by us, its stream is a `FrameStream`: our frames go to the socket ready-made, and its pongs and closes cannot tear
-them. Handed an open `WebSocketConnection`, frames are taken apart and sent one by one through its own API.
+Served by us, its stream is a `FrameStream`: our frames go to the socket ready-made, and its pongs and closes cannot
+tear them. Handed an open `WebSocketConnection`, frames are taken apart and sent one by one through its own API.
 """
 
 from __future__ import annotations
