@@ -178,6 +178,8 @@ class Tab:
         self.call("Input.dispatchKeyEvent", type="keyUp", **common)
 
     def screenshot(self, path: Path) -> None:
+        """Write what is seen to `path`, as a PNG, once nothing fades in any more."""
+        self.until("document.getAnimations().every((one) => one.animationName !== 'rise')")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
 

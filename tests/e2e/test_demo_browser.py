@@ -52,6 +52,8 @@ def enter(browser: Browser, demo: DemoServer) -> Iterator[Open]:
         tab.type(name)
         tab.press("Enter")
         tab.until_text("#people", f"{name} (you)")
+        assert tab.evaluate("document.activeElement.id") == "draft"
+        assert tab.value("#draft") == ""
         return tab
 
     yield enter
@@ -98,6 +100,8 @@ def test_a_room_keeps_its_messages_to_itself(enter: Open) -> None:
     bob.press("Enter")
     bob.until_text("#room-title", "tea-cake")
     bob.until_text("#people", "Bob (you)")
+    assert bob.evaluate("document.activeElement.id") == "draft"
+    assert bob.value("#draft") == ""
     ada.until_text("#log", "Bob left")
     ada.until_text("#rooms", "tea-cake")
     _say(ada, "only in the garden")

@@ -11,8 +11,7 @@ import trio
 from attrs import field, frozen, validators
 
 from trio_wskit import App, Context, Limits, Router, Rpc, Session, message
-from trio_wskit.limiter.memory import MemoryRateLimiter, Policy
-from trio_wskit.middleware import rate_limit
+from trio_wskit.limiter import MemoryRateLimiter, Policy
 
 # --- What goes over the wire: up_to here is upTo there, and a handler only ever sees what fits. ---
 
@@ -72,17 +71,16 @@ class CountPrimes(Rpc[Primes]):
 
 
 # --- What the server remembers. ---
-
 people: dict[str, Person] = {}  # by client id
-recent: deque[Said] = deque(maxlen=500)
+recent: deque[Said] = deque(maxlen=100)
 counting: set[object] = set()  # calls
 workers = trio.CapacityLimiter(2)
+limiter = MemoryRateLimiter(Policy(capacity=5, tokens_per_second=0.5))
 
 
 def lobby() -> Lobby:
-    rooms = Counter({"lobby": 0, "garden": 0, "workshop": 0})
-    rooms.update(person.room for person in people.values())
-    return Lobby(rooms=dict(rooms), counting=len(counting))
+    rooms = {"lobby": 0, "garden": 0, "workshop": 0, **Counter(one.room for one in people.values())}
+    return Lobby(rooms=rooms, counting=len(counting))
 
 
 # --- What it does. A room is the topic of its name; everybody is in the topic of no room's name. ---
@@ -121,8 +119,10 @@ async def join(ctx: Context[JoinRoom]) -> None:
         await ctx.topics.unsubscribe(room)
 
 
-@router.route(Say).use(rate_limit(MemoryRateLimiter(Policy(capacity=5, tokens_per_second=0.5)))).rpc
+@router.rpc(Say)
 async def say(ctx: Context[Say]) -> Said:
+    if not (decision := limiter.consume_nowait(ctx.client_id)):
+        ctx.error("RESOURCE_EXHAUSTED", "Not so fast.", retry_after=decision.retry_after)
     me = people.get(ctx.client_id) or ctx.error("FAILED_PRECONDITION", "Join a room first.")
     said = Said(id=uuid4(), by=me, text=ctx.payload.text, at=datetime.now(UTC))
     recent.append(said)
