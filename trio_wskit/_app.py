@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Final, final
+from typing import Any, Final, cast, final
 
 import attrs
 import trio
@@ -86,7 +86,7 @@ class App:
         overflow: Overflow | Callable[[str], Overflow] = "disconnect",
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        if not isinstance(router, Router):
+        if not isinstance(cast("object", router), Router):
             raise ConfigError(f"App takes a Router, not {router!r}")
         if isinstance(origins, str):
             raise ConfigError(f"origins takes a set of origins, not the text {origins!r}")

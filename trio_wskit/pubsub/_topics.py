@@ -49,15 +49,16 @@ class Topics(AbstractSet[str]):
         if topic in self:
             return
         check_topic(topic)
-        if self._closed:
-            raise PubSubError("CONNECTION_CLOSED", "the client has left")
+        self._check_open()
         try:
             await self._driver.subscribe(self._client_id, topic)
         except Exception as cause:
             raise PubSubError("ADAPTER_ERROR", f"the driver did not subscribe to {topic!r}") from cause
-        if self._closed:  # it left while the driver was at work
+        try:
+            self._check_open()
+        except PubSubError:  # it left while the driver was at work
             await self._driver.unsubscribe(self._client_id, topic)
-            raise PubSubError("CONNECTION_CLOSED", "the client has left")
+            raise
         if self._names is None:
             self._names = {}
         self._names[topic] = None
@@ -75,6 +76,10 @@ class Topics(AbstractSet[str]):
         except Exception as cause:
             raise PubSubError("ADAPTER_ERROR", f"the driver did not unsubscribe from {topic!r}") from cause
         self._names.pop(topic, None)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise PubSubError("CONNECTION_CLOSED", "the client has left")
 
     async def close(self) -> None:
         """Leave every topic, even where the driver fails for one of them, and take no new one."""
