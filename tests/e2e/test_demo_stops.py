@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from tests.e2e.demo_server import run_demo
+from tests.e2e.demo_server import ROOT, run_demo
 
 pytestmark = pytest.mark.e2e
 
@@ -45,6 +47,16 @@ def test_a_signal_ends_the_demo_within_two_seconds_and_every_client_gets_1001(
         assert demo.process is not None
         assert demo.process.returncode == 0
         assert demo.output.strip().splitlines() == [f"{demo.url} (Ctrl-C ends it)"]
+
+
+def test_a_port_that_is_taken_is_said_in_one_line(tmp_path: Path) -> None:
+    with run_demo(tmp_path) as demo:
+        command = [sys.executable, "-m", "trio_wskit.demo", "--port", str(demo.port)]
+        second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20, check=False)
+    assert second.returncode == 1
+    assert second.stdout == ""
+    assert second.stderr.count("\n") == 1
+    assert "ddress already in use" in second.stderr
 
 
 def test_the_demo_starts_again_on_the_same_port_at_once(tmp_path: Path) -> None:

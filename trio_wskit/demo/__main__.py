@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from functools import partial
 from importlib.resources import files
 
 import trio
 
-from trio_wskit import Server, serve
+from trio_wskit import ConfigError, Server, serve
 from trio_wskit.demo.chat import app
 
 
@@ -26,4 +27,11 @@ if __name__ == "__main__":
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8000, help="the port to listen on (default: %(default)s)")
     arguments = parser.parse_args()
-    trio.run(main, arguments.host, arguments.port)
+    try:
+        trio.run(main, arguments.host, arguments.port)
+    except* (OSError, ConfigError) as failures:  # most often, the port is taken
+        print(f"{parser.prog}: {failures.exceptions[0]} (another --port?)", file=sys.stderr)
+        status = 1
+    else:
+        status = 0
+    sys.exit(status)
