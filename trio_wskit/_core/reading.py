@@ -20,9 +20,17 @@ from cattrs import (
 from cattrs.errors import ForbiddenExtraKeysError
 from cattrs.gen import make_dict_structure_fn, override
 
-from .explaining import MAX_FAILURES, array_error, class_error, expected_of, note_of, one_of, validator_failures
-from .leaves import READERS, Read, Refused, Wrong, is_array, is_object
-from .shapes import (
+from trio_wskit._core.explaining import (
+    MAX_FAILURES,
+    array_error,
+    class_error,
+    expected_of,
+    note_of,
+    one_of,
+    validator_failures,
+)
+from trio_wskit._core.leaves import READERS, Read, Refused, Wrong, is_array, is_object
+from trio_wskit._core.shapes import (
     AnyJson,
     ArrayOf,
     ClassShape,
@@ -98,7 +106,9 @@ class Readers:
         return read_one
 
     def _tagged_reader(self, shape: TaggedUnion) -> Read:
-        readers = {(type(tag), tag): self.reader(member) for tag, member in shape.members.items()}
+        readers: dict[tuple[object, object], Read] = {
+            (type(tag), tag): self.reader(member) for tag, member in shape.members.items()
+        }
         expected = one_of(tuple(shape.members))
 
         def read(value: Any, _: Any) -> Any:
