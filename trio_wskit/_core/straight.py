@@ -337,12 +337,13 @@ class _Source:
 
     def _choose(self, tests: list[tuple[str, Shape]], variable: str, code: Callable[[Shape, str], _Code]) -> _Code:
         # None first: it costs least to look for. Every member checks for itself, so the last needs no test.
-        tests.sort(key=lambda test: not test[0].endswith("is None"))
+        is_none = f"{variable} is None"
+        tests.sort(key=lambda test: test[0] != is_none)
         lines: list[str] = []
         any_converts = False
         for number, (test, shape) in enumerate(tests, 1):
             check, converts = code(shape, variable)
-            if test.endswith("is None"):
+            if test == is_none:
                 check = []  # that was all there is to check
             start = "else:" if number == len(tests) else f"{'elif' if lines else 'if'} {test}:"
             lines += [start, *_indented(check or ["pass"])]
