@@ -66,7 +66,7 @@ class SocketTransport(Wire):
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket = sock
-        self._rest = b""
+        self._rest: bytes = b""
         self._broken = False  # nothing more can be sent; what has come may still be read
 
     # Reading.
@@ -242,8 +242,8 @@ class SocketTransport(Wire):
             await self._flush_all()
             await pong.wait()
         finally:
-            self._forget_ping(payload)
-        if self._end is not None:
+            answered = self._forget_ping(payload)
+        if not answered:
             raise self._closed()
 
     # Closing.

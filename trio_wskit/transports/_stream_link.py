@@ -146,8 +146,8 @@ class StreamTransport(Wire):
             await self._send_urgent()
             await pong.wait()
         finally:
-            self._forget_ping(payload)
-        if self._end is not None:
+            answered = self._forget_ping(payload)
+        if not answered:
             raise self._closed()
 
     async def aclose(self, code: int = 1000, reason: str = "") -> None:

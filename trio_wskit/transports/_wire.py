@@ -74,7 +74,7 @@ class Wire:
         self._mask = client
         self._window_bits = deflate_window_bits
         self._leftover = leftover
-        self._urgent = b""
+        self._urgent: bytes = b""
         self._end: tuple[int, str] | None = None
         self._closing: tuple[int, str] | None = None
         self._receiving = False
@@ -106,7 +106,7 @@ class Wire:
 
     def _take_control(self, control: Control) -> None:
         for payload in control.pongs:
-            if self._pinged is not None and (pong := self._pinged.get(payload)) is not None:
+            if self._pinged is not None and (pong := self._pinged.pop(payload, None)) is not None:
                 pong.set()
         for payload in control.pings:
             if len(self._urgent) > _MAX_URGENT_BYTES:
@@ -130,7 +130,7 @@ class Wire:
             self._end = (code, reason)
         if self._pinged is not None:
             for pong in self._pinged.values():
-                pong.set()
+                pong.set()  # but it stays here, as one that did not come
         self._wake()
 
     def _wake(self) -> None:
@@ -166,8 +166,11 @@ class Wire:
         self._say(ping_frame(payload))
         return payload, pong
 
-    def _forget_ping(self, payload: bytes) -> None:
-        if self._pinged is not None:
-            del self._pinged[payload]
-            if not self._pinged:
-                self._pinged = None
+    def _forget_ping(self, payload: bytes) -> bool:
+        """True if its pong has come."""
+        if self._pinged is None:
+            return True
+        answered = self._pinged.pop(payload, None) is None
+        if not self._pinged:
+            self._pinged = None
+        return answered
