@@ -26,13 +26,19 @@ PACKAGE: Final = ROOT / "trio_wskit"
 LINES_AT_LEAST: Final = 95.0  # per cent of the package's lines
 
 PYTHON: Final = (sys.executable, "-m")
+# --verifytypes reads no configuration: it asks the first `python` on PATH where modules are, and that one's .pth files,
+# which an editable installation needs, it does not follow.
+VERIFY: Final = (
+    *("env", f"PATH={Path(sys.executable).parent}:{os.environ['PATH']}", f"PYTHONPATH={ROOT}"),
+    *(*PYTHON, "basedpyright", "--verifytypes", PACKAGE.name, "--ignoreexternal"),
+)
 STATIC: Final[Mapping[str, Sequence[str]]] = {
     "format": (*PYTHON, "ruff", "format", "--check", "--output-format", "concise"),
     "lint": (*PYTHON, "ruff", "check", "--output-format", "concise"),
     "layers": (str(Path(sys.prefix, "bin", "lint-imports")), "--no-logo"),
     "types: mypy": (*PYTHON, "mypy"),
     "types: pyright": (*PYTHON, "basedpyright"),
-    "types: public interface": (*PYTHON, "basedpyright", "--verifytypes", PACKAGE.name, "--ignoreexternal"),
+    "types: public interface": VERIFY,
 }
 
 
