@@ -76,11 +76,16 @@ class DemoServer:
 
 @contextmanager
 def run_demo(folder: Path) -> Generator[DemoServer]:
-    """Run the demo; leave no process behind."""
+    """Run the demo; leave no process behind. It must end quickly and quietly, whatever was done with it."""
     server = DemoServer(folder)
     try:
         server.start()
         yield server
+        assert server.process is not None
+        if server.process.poll() is None:
+            assert server.signal(signal.SIGTERM) < 2
+        assert server.process.returncode == 0
+        assert "Traceback" not in server.output
     finally:
         if server.process is not None and server.process.poll() is None:
             server.process.kill()
