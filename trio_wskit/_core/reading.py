@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from types import NoneType
-from typing import Any, final
+from typing import Any, Final, final
 
 from cattrs import (
     AttributeValidationNote,
@@ -48,21 +48,27 @@ from trio_wskit._core.shapes import (
 __all__ = ["Readers"]
 
 
+# Every hook is handed to it: it holds nothing of ours, and making one takes longer than compiling a class.
+_CONVERTER: Final = Converter()
+
+
 @final
 class Readers:
     """The structure hooks of one message: each class in it is compiled once.
 
     Args:
         forbid_extra: refuse keys that no field has, in the message and in the classes inside.
+        construct: False to check alone: the refusal of a constructor, so of a validator, does not count, and what the
+            reader returns means nothing.
 
     Attributes:
         shapes: every class that was compiled.
     """
 
-    def __init__(self, *, forbid_extra: bool) -> None:
+    def __init__(self, *, forbid_extra: bool, construct: bool = True) -> None:
         self.shapes: dict[type[Any], ClassShape] = {}
         self._forbid_extra = forbid_extra
-        self._converter = Converter()
+        self._construct = construct
         self._classes: dict[type[Any], Read] = {}
 
     def reader(self, shape: Shape) -> Read:
@@ -139,6 +145,8 @@ class Readers:
                 if isinstance(cause, ForbiddenExtraKeysError) or note_of(cause, AttributeValidationNote) is not None:
                     raise
             # Every field was read, and the constructor refused: find out which of the validators.
+            if not self._construct:
+                return None
             given = {
                 field.argument: readers[field.name](value[field.wire], None)
                 for field in shape.fields
@@ -154,7 +162,7 @@ class Readers:
         }
         structure = make_dict_structure_fn(
             cls,
-            self._converter,
+            _CONVERTER,
             _cattrs_forbid_extra_keys=self._forbid_extra,
             _cattrs_detailed_validation=True,
             _cattrs_use_linecache=False,

@@ -17,12 +17,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from types import FrameType
+from contextlib import suppress
 from typing import (
     Any,
     ForwardRef,
     Generic,
-    NotRequired,
     Protocol,
     Self,
     TypeVar,
@@ -34,15 +33,13 @@ from typing import (
 
 import attrs
 
-from ..errors import ConfigError, PayloadInvalid
-from .envelope import ABSENT, RESERVED_META, Envelope, is_reserved
-from .explaining import TOO_DEEP, expected_of, issues_of
-from .json_text import dumps, is_json
-from .leaves import Read, Write
-from .reading import Readers
-from .shapes import ClassShape, Rename, Shape, Shapes, camel_case
-from .straight import Accept, Encode, GivesUp, straight_encoder, straight_reader
-from .writing import Writers
+from trio_wskit._core.compiling import Compiled, Options, Unresolved, compile_class, read_or_explain
+from trio_wskit._core.envelope import ABSENT, RESERVED_META, Envelope, is_reserved
+from trio_wskit._core.explaining import TOO_DEEP, expected_of
+from trio_wskit._core.json_text import dumps, is_json
+from trio_wskit._core.shapes import Rename, camel_case
+from trio_wskit._core.straight import Accept, Encode, GivesUp
+from trio_wskit.errors import ConfigError, PayloadInvalid
 
 __all__ = ["MessageSpec", "Rpc", "RpcType", "find_spec", "message", "spec_of"]
 
@@ -82,47 +79,6 @@ class RpcType(Protocol[Q_co, R_co]):
     def __wskit_rpc__(self) -> tuple[type[Q_co], type[R_co]]: ...
 
 
-@final
-@attrs.frozen
-class _Options:
-    """What `message` was given, until the class can be compiled."""
-
-    rename: Rename
-    forbid_extra: bool
-    meta: Mapping[str, Any]
-    frame: FrameType
-
-
-@final
-@attrs.frozen
-class _MetaKey:
-    """A key that a message declared in its meta."""
-
-    name: str
-    shape: Shape
-    read: Read
-    optional: bool
-
-
-@final
-@attrs.frozen
-class _Compiled:
-    """A class that is ready. The first two are generated, and quick; the cattrs hooks decide where those give up."""
-
-    accept: Accept
-    encode: Encode
-    read: Read
-    write: Write
-    shape: ClassShape
-    shapes: Mapping[type[Any], ClassShape]
-    meta: tuple[_MetaKey, ...]
-    reply: type[Any] | None
-
-
-class _Unresolved(Exception):
-    """An annotation names something that does not exist, or not yet."""
-
-
 def _gives_up(*_: Any) -> Any:
     """Stands where there is no generated function: always asks the slow path."""
     raise GivesUp
@@ -135,26 +91,23 @@ class MessageSpec:
     Attributes:
         type: the name on the wire.
         cls: the class.
+        is_compiled: False while an annotation names what does not exist yet.
     """
 
-    __slots__ = ("_accept", "_compiled", "_encode", "_options", "cls", "type")
+    __slots__ = ("_accept", "_encode", "_state", "cls", "is_compiled", "type")
 
-    def __init__(self, type_name: str, cls: type[Any], options: _Options | _Compiled) -> None:
+    def __init__(self, type_name: str, cls: type[Any], state: Options | Compiled) -> None:
         self.type = type_name
         self.cls = cls
-        self._options: _Options | None = None
-        self._compiled: _Compiled | None = None
+        self._state = state
         self._accept: Accept = _gives_up
         self._encode: Encode = _gives_up
-        if isinstance(options, _Options):
-            self._options = options
-        else:
-            self._use(options)
+        self.is_compiled = False
 
     @property
     def reply(self) -> MessageSpec | None:
         """The spec of the answer, if the class is an `Rpc`."""
-        reply = self._ready().reply
+        reply = self.ready().reply
         return None if reply is None else spec_of(reply)
 
     def with_type(self, new_type: str) -> MessageSpec:
@@ -164,7 +117,9 @@ class MessageSpec:
             ConfigError: the name is empty or reserved.
         """
         _check_type_name(new_type, self.cls.__qualname__)
-        return MessageSpec(new_type, self.cls, self._ready())
+        spec = MessageSpec(new_type, self.cls, self.ready())
+        spec.compile()
+        return spec
 
     def structure(self, envelope: Envelope) -> Any:
         """Make the instance that an envelope carries.
@@ -197,42 +152,46 @@ class MessageSpec:
         Raises:
             PayloadInvalid: a value is not of its field's type, or JSON cannot carry it; with every issue.
         """
-        compiled = self._ready()
+        compiled = self.ready()
         try:
             payload = compiled.write(instance)
-            compiled.read(payload, None)
-        except Exception as error:
-            raise PayloadInvalid(self.type, list(issues_of(error, compiled.shapes))) from None
-        return payload
+        except RecursionError:
+            issues = [{"path": "", "message": TOO_DEEP}]
+        else:
+            issues = compiled.check(payload)
+            if not issues:
+                return payload
+        raise PayloadInvalid(self.type, issues)
 
     def _structure_slowly(self, envelope: Envelope) -> Any:
-        compiled = self._ready()
-        issues = self._meta_issues(envelope.meta)
+        compiled = self.ready()
         payload = envelope.payload
-        if payload in (None, ABSENT) and not compiled.shape.fields:
+        issues = compiled.meta_issues(envelope.meta)
+        if not issues:
+            with suppress(Exception):
+                return compiled.accept(payload)
+        if not compiled.shape.fields and (payload is None or payload is ABSENT):
             payload = {}
         instance = None
         if payload is ABSENT:
             issues.append({"path": "", "message": f"missing: expected {expected_of(compiled.shape)}"})
         else:
-            try:
-                instance = compiled.read(payload, None)
-            except Exception as error:
-                issues.extend(issues_of(error, compiled.shapes))
+            instance, found = read_or_explain(compiled.read, payload, compiled.shapes)
+            issues += found
         if issues:
             raise PayloadInvalid(self.type, issues)
         return instance
 
     def _encode_slowly(self, instance: Any, meta: dict[str, Any]) -> bytes:
-        compiled = self._ready()
-        if compiled.meta:
-            issues = self._meta_issues(meta)
-            if issues:
-                raise PayloadInvalid(self.type, issues)
+        compiled = self.ready()
+        issues = compiled.meta_issues(meta)
         if not is_json(meta):
-            raise PayloadInvalid(self.type, [{"path": "meta", "message": "expected JSON"}])
-        payload = self.unstructure(instance)
-        envelope = {"type": self.type, "meta": meta, "payload": payload}
+            issues.append({"path": "meta", "message": "expected JSON"})
+        if issues:
+            raise PayloadInvalid(self.type, issues)
+        with suppress(Exception):
+            return compiled.encode(instance, self.type, meta)
+        envelope = {"type": self.type, "meta": meta, "payload": self.unstructure(instance)}
         if not compiled.shape.fields:
             del envelope["payload"]
         try:
@@ -240,91 +199,28 @@ class MessageSpec:
         except TypeError:  # everything else has been looked for
             raise PayloadInvalid(self.type, [{"path": "", "message": TOO_DEEP}]) from None
 
-    def _meta_issues(self, meta: Mapping[str, Any]) -> list[dict[str, str]]:
-        compiled = self._ready()
-        issues: list[dict[str, str]] = []
-        for key in compiled.meta:
-            path = f"meta.{key.name}"
-            if key.name in meta:
-                try:
-                    key.read(meta[key.name], None)
-                except Exception as error:
-                    issues.extend(issues_of(error, compiled.shapes, path))
-            elif not key.optional:
-                issues.append({"path": path, "message": f"missing: expected {expected_of(key.shape)}"})
-        return issues
-
-    def compile(self) -> bool:
-        """Read the annotations and build what reads and writes; False if one of them names what does not exist.
+    def compile(self) -> Compiled:
+        """Read the annotations and build what reads and writes, if that has not been done.
 
         Raises:
+            Unresolved: an annotation names what does not exist.
             ConfigError: the definition is wrong.
         """
-        if self._options is not None:
-            try:
-                self._use(_compile(self.cls, self._options))
-            except _Unresolved:
-                return False
-            self._options = None  # lets go of the frame
-        return True
-
-    def _use(self, compiled: _Compiled) -> None:
-        self._compiled = compiled
-        if not compiled.meta:  # what is declared there is left to the slow path
+        if isinstance(self._state, Options):
+            names = {**self._state.frame.f_locals, self.cls.__name__: self.cls}
+            self._state = compile_class(self.cls, self._state, names, _reply_of(self.cls, names))
+        compiled = self._state
+        self.is_compiled = True
+        if not compiled.meta:  # what is declared there is looked at by the slow path
             self._accept, self._encode = compiled.accept, compiled.encode
+        return compiled
 
-    def _ready(self) -> _Compiled:
-        if self._options is not None:
-            try:
-                self._use(_compile(self.cls, self._options))
-            except _Unresolved as error:
-                raise ConfigError(f"{error}, which does not exist at run time") from error.__cause__
-            self._options = None
-        assert self._compiled is not None
-        return self._compiled
-
-
-def _compile(cls: type[Any], options: _Options) -> _Compiled:
-    names = {**options.frame.f_locals, cls.__name__: cls}
-
-    def resolve(part: type[Any]) -> None:
+    def ready(self) -> Compiled:
+        """As `compile`, but what does not exist is a ConfigError too: for when the class is used."""
         try:
-            attrs.resolve_types(part, localns={**names, part.__name__: part})
-        except NameError as error:
-            raise _Unresolved(f"{part.__qualname__}: an annotation names {error.name!r}") from error
-        except (AttributeError, SyntaxError, TypeError) as error:
-            raise ConfigError(f"{part.__qualname__}: an annotation is not a type: {error}") from error
-
-    reply = _reply_of(cls, names)
-    shapes = Shapes(options.rename, resolve)
-    shape = shapes.of_class(cls)
-    readers = Readers(forbid_extra=options.forbid_extra)
-    writers = Writers()
-    meta: list[_MetaKey] = []
-    for key, annotation in options.meta.items():
-        optional = get_origin(annotation) is NotRequired
-        where = f"{cls.__qualname__}: meta {key!r}"
-        part = shapes.of_type(get_args(annotation)[0] if optional else annotation, where)
-        meta.append(_MetaKey(key, part, readers.reader(part), optional))
-    read = readers.reader(shape)
-    accept = straight_reader(shape, readers.reader, forbid_extra=options.forbid_extra)
-    return _Compiled(
-        accept=accept if shape.fields else _accepts_nothing(cls, accept),
-        encode=straight_encoder(shape, writers.writer),
-        read=read,
-        write=writers.writer(shape),
-        shape=shape,
-        shapes=readers.shapes,
-        meta=tuple(meta),
-        reply=reply,
-    )
-
-
-def _accepts_nothing(cls: type[Any], accept: Accept) -> Accept:
-    def accept_or_nothing(payload: Any) -> Any:
-        return cls() if payload is None or payload is ABSENT else accept(payload)
-
-    return accept_or_nothing
+            return self.compile()
+        except Unresolved as error:
+            raise ConfigError(f"{error}, which does not exist at run time") from error.__cause__
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(attrs.field,))
@@ -370,8 +266,9 @@ def message(
                 raise ConfigError(f"{cls.__qualname__} cannot be made a message: {error}") from error
         # The names that a class inside a function can see.
         frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001
-        spec = MessageSpec(type_name, cls, _Options(rename or _same_name, forbid_extra, dict(meta or {}), frame))
-        spec.compile()  # what is defined further down is looked for again by `spec_of`
+        spec = MessageSpec(type_name, cls, Options(rename or _same_name, forbid_extra, dict(meta or {}), frame))
+        with suppress(Unresolved):  # `spec_of` looks again for what is defined further down
+            spec.compile()
         cls.__wskit_spec__ = spec  # type: ignore[attr-defined]
         return cls
 
@@ -401,7 +298,8 @@ def find_spec(message: object) -> MessageSpec | None:
     cls: object = spec and spec.cls
     if spec is None or (cls is not message and cls is not type(message)):
         return None
-    spec._ready()  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001
+    if not spec.is_compiled:
+        spec.ready()
     return spec
 
 
@@ -436,4 +334,4 @@ def _evaluated(name: str, base: type[Any], names: Mapping[str, Any]) -> Any:
     try:
         return eval(name, vars(sys.modules[base.__module__]), dict(names))
     except NameError as error:
-        raise _Unresolved(f"{base.__qualname__}: its reply is {error.name!r}") from error
+        raise Unresolved(f"{base.__qualname__}: its reply is {error.name!r}") from error

@@ -7,14 +7,14 @@ and writing goes on; the strict readers, given the result, then find every one o
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast, final
+from typing import Any, Final, cast, final
 
 from cattrs import Converter
 from cattrs.gen import make_dict_unstructure_fn, override
 
-from .json_text import is_json
-from .leaves import WRITERS, Write, Wrong
-from .shapes import (
+from trio_wskit._core.json_text import is_json
+from trio_wskit._core.leaves import WRITERS, Write, Wrong
+from trio_wskit._core.shapes import (
     AnyJson,
     ArrayOf,
     ClassShape,
@@ -32,6 +32,10 @@ from .shapes import (
 __all__ = ["Writers"]
 
 
+# As in reading.py: it holds nothing of ours.
+_CONVERTER: Final = Converter()
+
+
 @final
 class Writers:
     """The unstructure hooks of one message: each class in it is compiled once.
@@ -40,7 +44,6 @@ class Writers:
     """
 
     def __init__(self) -> None:
-        self._converter = Converter()
         self._classes: dict[type[Any], Write] = {}
 
     def writer(self, shape: Shape) -> Write:
@@ -100,7 +103,7 @@ class Writers:
             )
             for field in shape.fields
         }
-        unstructure = make_dict_unstructure_fn(cls, self._converter, _cattrs_use_linecache=False, **overrides)
+        unstructure = make_dict_unstructure_fn(cls, _CONVERTER, _cattrs_use_linecache=False, **overrides)
         return write
 
 
