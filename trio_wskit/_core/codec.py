@@ -8,8 +8,7 @@ from __future__ import annotations
 from math import ceil, isfinite
 from typing import Any, Final
 
-from ..errors import MalformedMessage, MessageTooBig, PayloadInvalid, WsKitError
-from .envelope import (
+from trio_wskit._core.envelope import (
     ABSENT,
     CONTROL_TYPES,
     ERROR,
@@ -21,9 +20,10 @@ from .envelope import (
     RPC_ERROR,
     Envelope,
 )
-from .json_text import dumps, is_json, loads
-from .sanitise import safe_details, safe_text
-from .schema import find_spec
+from trio_wskit._core.json_text import dumps, is_json, loads
+from trio_wskit._core.sanitise import safe_details, safe_text
+from trio_wskit._core.schema import find_spec
+from trio_wskit.errors import MalformedMessage, MessageTooBig, PayloadInvalid, WsKitError
 
 __all__ = [
     "DEFAULT_MAX_BYTES",

@@ -12,8 +12,20 @@ import attrs
 from cattrs import AttributeValidationNote, ClassValidationError, IterableValidationError, IterableValidationNote
 from cattrs.errors import ForbiddenExtraKeysError
 
-from .leaves import EXPECTED
-from .shapes import AnyJson, ArrayOf, ClassShape, DictOf, EnumOf, Leaf, LiteralOf, OneOf, Shape, TaggedUnion, TupleOf
+from trio_wskit._core.leaves import EXPECTED
+from trio_wskit._core.shapes import (
+    AnyJson,
+    ArrayOf,
+    ClassShape,
+    DictOf,
+    EnumOf,
+    Leaf,
+    LiteralOf,
+    OneOf,
+    Shape,
+    TaggedUnion,
+    TupleOf,
+)
 
 __all__ = [
     "MAX_FAILURES",

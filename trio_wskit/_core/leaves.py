@@ -15,7 +15,7 @@ from types import NoneType
 from typing import Any, Final, TypeAlias, TypeGuard, final
 from uuid import UUID
 
-from .json_text import MAX_INT, MIN_INT, is_text
+from trio_wskit._core.json_text import MAX_INT, MIN_INT, is_text
 
 __all__ = ["EXPECTED", "READERS", "WRITERS", "Read", "Refused", "Write", "Wrong", "is_array", "is_object", "kind_of"]
 

@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any, Final, cast, final
 from uuid import UUID
 
-from .json_text import dumps, is_json
+from trio_wskit._core.json_text import dumps, is_json
 
 __all__ = ["MAX_NESTED", "SECRET_KEYS", "safe_details", "safe_text"]
 

@@ -16,7 +16,7 @@ from uuid import UUID
 
 import attrs
 
-from ..errors import ConfigError
+from trio_wskit.errors import ConfigError
 
 __all__ = [
     "AnyJson",
