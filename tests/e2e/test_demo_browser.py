@@ -198,6 +198,7 @@ def test_both_tabs_come_back_after_a_restart(enter: Open, demo: DemoServer) -> N
     demo.signal(signal.SIGTERM)
     for tab in (ada, bob):
         tab.until_text("#notice", "your text is kept")
+        tab.until_text("#working", "The server is away.")
         tab.until("document.querySelector('#send').ariaDisabled === 'true'")
     bob.until_text("#count-result", "The connection was lost.")
     ada.focus("#draft")
@@ -211,6 +212,7 @@ def test_both_tabs_come_back_after_a_restart(enter: Open, demo: DemoServer) -> N
         tab.until_text("#people", other)
         tab.until_text("#log", "Connected again")
         tab.until("document.querySelector('#notice').hidden")
+        tab.until_text("#working", "The server is idle.")
         assert tab.text("#log").count("before the restart") == 1
     assert ada.value("#draft") == "written while it was away"
     ada.focus("#draft")
