@@ -96,7 +96,11 @@ class Context(Generic[M]):
 
         Cancelled: nothing was accepted.
         """
-        await self.session.outbox.send(self._frame(message, meta, inherit_correlation_id))
+        frame = self._frame(message, meta, inherit_correlation_id)
+        await trio.lowlevel.checkpoint_if_cancelled()
+        outbox = self.session.outbox
+        if not outbox.accept(frame):
+            await outbox.accept_later(frame)
 
     def send_nowait(
         self, message: object, *, meta: Mapping[str, Any] | None = None, inherit_correlation_id: bool = False

@@ -14,8 +14,8 @@ Rules
 from __future__ import annotations
 
 import inspect
-import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from operator import length_hint
 from typing import TYPE_CHECKING, Any, Final, final
 
 import trio
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["CompiledRoute", "Dispatcher", "Middleware", "compile_routes"]
 
 Middleware = Callable[[Context[Any], Callable[[], Awaitable[Any]]], Awaitable[Any]]
-_NOTHING: Final[Sequence[Envelope]] = ()
+_NOTHING: Final[Iterator[Envelope]] = iter(())
 
 
 @final
@@ -125,13 +125,12 @@ class Dispatcher:
 
     __slots__ = (
         "aborted",
-        "batch",
         "calls",
         "disconnected",
         "in_flight",
         "max_in_flight",
         "nursery",
-        "position",
+        "pending",
         "routes",
         "running",
         "session",
@@ -148,8 +147,7 @@ class Dispatcher:
         self.routes = routes
         self.nursery = nursery
         self.max_in_flight = max_in_flight
-        self.batch: Sequence[Envelope] = _NOTHING
-        self.position = 0
+        self.pending: Iterator[Envelope] = _NOTHING  # what is left of the batch; a new leader goes on where the old was
         self.running: set[_Leader] | None = None  # those whose handler waits; made at the first wait
         self.calls: dict[str, _Leader] | None = None  # those among them that a client may abort
         self.aborted: set[str] | None = None  # aborts of calls that have not started yet
@@ -164,7 +162,7 @@ class Dispatcher:
         """The client wants this call no more: cancel it, or do not start it."""
         if self.calls and correlation_id in self.calls:
             self.calls[correlation_id].cancel("CANCELLED")
-        elif self.position < len(self.batch) or self.session.connection.has_waiting_batches:
+        elif length_hint(self.pending) or self.session.connection.has_waiting_batches:
             if self.aborted is None:
                 self.aborted = set()
             if len(self.aborted) < 1024:  # more than can wait; a client that invents ids gains nothing
@@ -176,26 +174,22 @@ class Dispatcher:
         for leader in tuple(self.running or ()):
             leader.cancel(None)
 
-    async def next_envelope(self) -> Envelope:
-        """Take the next envelope; `trio.EndOfChannel` after the last."""
-        while self.position >= len(self.batch):
-            self.batch = _NOTHING
-            self.position = 0
-            self.session.outbox.uncork()
-            if self.aborted and not self.session.connection.has_waiting_batches:
-                self.aborted = None
-            self.batch = await self.session.connection.next_batch()
-        self.session.outbox.cork()
-        envelope = self.batch[self.position]
-        self.position += 1
-        return envelope
+    async def next_batch(self) -> None:
+        """Send what the last batch was answered, and wait for the next; `trio.EndOfChannel` after the last."""
+        self.pending = _NOTHING
+        session = self.session
+        session.outbox.uncork()
+        if self.aborted and not session.connection.has_waiting_batches:
+            self.aborted = None
+        self.pending = iter(await session.connection.next_batch())
+        session.outbox.cork()
 
 
 @final
 class _Leader:
     """One task: it leads, or finishes its call."""
 
-    __slots__ = ("cancel_code", "context", "dispatcher", "leading", "scope", "waited")
+    __slots__ = ("cancel_code", "context", "dispatcher", "leading", "scope", "stopped", "waited")
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self.dispatcher = dispatcher
@@ -203,56 +197,57 @@ class _Leader:
         self.scope = trio.CancelScope()
         self.context: Context[Any] | None = None  # of the handler that runs
         self.waited = False  # whether that handler has waited
+        self.stopped = False  # this scope serves no more: it was cancelled, or another task leads
         self.cancel_code: ErrorCode | None = None
 
     async def lead(self) -> None:
+        self.dispatcher.session.outbox.cork()
         while self.leading:
-            with self.scope:
-                await self._serve()
+            try:
+                with self.scope:
+                    await self._serve()
+            finally:
+                if self.waited:
+                    self._finished()
             if self.scope.cancelled_caught:
                 self._was_cancelled()
-            self.scope = trio.CancelScope()  # one that was cancelled, even too late, serves no more
+            if self.leading:
+                self.scope = trio.CancelScope()  # one that was cancelled, even too late, serves no more
+                self.stopped = False
 
     async def _serve(self) -> None:
         dispatcher = self.dispatcher
         routes = dispatcher.routes
         session = dispatcher.session
-        while self.leading and not self.scope.cancel_called:
-            if dispatcher.position < len(dispatcher.batch):  # the usual case, without a coroutine
-                envelope = dispatcher.batch[dispatcher.position]
-                dispatcher.position += 1
-                session.outbox.cork()
-            else:
-                self.context = None  # an idle connection keeps no message alive
-                try:
-                    envelope = await dispatcher.next_envelope()
-                except trio.EndOfChannel:
-                    self.leading = False
-                    dispatcher.nursery.cancel_scope.cancel()
+        while True:
+            for envelope in dispatcher.pending:
+                route = routes.get(envelope.type)
+                if route is None:
+                    what = f"no handler for {envelope.type[:100]!r}"
+                    session.refuse(WsKitError("UNIMPLEMENTED", what), envelope.correlation_id)
+                elif route.replies:
+                    await self._serve_call(route, envelope)
+                else:
+                    context: Context[Any] = Context(session, envelope, None)
+                    try:
+                        if route.is_async:
+                            self.context = context
+                            await run_until_wait(route.run(context), self._event_waits)
+                        else:
+                            route.run(context)
+                    except Exception as error:
+                        session.failed(context, error)
+                    if self.waited:
+                        self._finished()
+                if self.stopped:
                     return
-            route = routes.get(envelope.type)
-            if route is None:
-                session.refuse(
-                    WsKitError("UNIMPLEMENTED", f"no handler for {envelope.type[:100]!r}"), envelope.correlation_id
-                )
-            elif route.replies:
-                await self._serve_call(route, envelope)
-            else:
-                await self._serve_event(route, envelope)
-
-    async def _serve_event(self, route: CompiledRoute, envelope: Envelope) -> None:
-        session = self.dispatcher.session
-        context: Context[Any] = Context(session, envelope, None)
-        try:
-            if route.is_async:
-                self.context = context
-                await run_until_wait(route.run(context), self._event_waits)
-            else:
-                route.run(context)
-        except Exception as error:
-            session.failed(context, error)
-        finally:
-            self._finished()
+            self.context = None  # an idle connection keeps no message alive
+            try:
+                await dispatcher.next_batch()
+            except trio.EndOfChannel:
+                self.leading = False
+                dispatcher.nursery.cancel_scope.cancel()
+                return
 
     async def _serve_call(self, route: CompiledRoute, envelope: Envelope) -> None:
         dispatcher = self.dispatcher
@@ -265,7 +260,6 @@ class _Leader:
         try:
             if route.is_async:
                 self.context = context
-                self.scope.deadline = session.call_deadline(envelope)
                 result = await run_until_wait(route.run(context), self._call_waits)
             else:
                 result = route.run(context)
@@ -276,9 +270,7 @@ class _Leader:
                 call.answered = True
         except Exception as error:
             session.failed(context, error)
-        finally:
-            if route.is_async:
-                self.scope.deadline = math.inf
+        if self.waited:
             self._finished()
 
     def _may_start(self, correlation_id: str) -> bool:
@@ -310,13 +302,14 @@ class _Leader:
             dispatcher.running = set()
         dispatcher.running.add(self)
         if dispatcher.disconnected:
-            self.scope.cancel()
+            self.cancel(None)
 
     def _call_waits(self) -> None:
         self._event_waits()
         dispatcher = self.dispatcher
         assert self.context is not None
         assert self.context.call is not None
+        self.scope.deadline = dispatcher.session.call_deadline(self.context.envelope)
         correlation_id = self.context.call.correlation_id
         if correlation_id is not None:
             if dispatcher.calls is None:
@@ -324,16 +317,18 @@ class _Leader:
             dispatcher.calls[correlation_id] = self
         dispatcher.in_flight += 1
         self.leading = False
+        self.stopped = True
         dispatcher.nursery.start_soon(_Leader(dispatcher).lead)
 
     def _finished(self) -> None:
-        if not self.waited:
-            return
+        """The handler that waited has ended, one way or another."""
         self.waited = False
         dispatcher = self.dispatcher
         assert dispatcher.running is not None
         dispatcher.running.discard(self)
-        if not self.leading:
+        if self.leading:
+            dispatcher.session.outbox.cork()
+        else:
             dispatcher.in_flight -= 1
             assert self.context is not None
             assert self.context.call is not None
@@ -345,6 +340,7 @@ class _Leader:
         """Cancel the handler that waits; `code` is what its client is told, if anything."""
         if self.cancel_code is None:
             self.cancel_code = code
+        self.stopped = True
         self.scope.cancel()
 
     def _was_cancelled(self) -> None:

@@ -204,12 +204,21 @@ class Outbox(trio.abc.SendChannel[Frame]):
         64th time, or when it waits.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        try:
-            self.send_nowait(value)
-        except trio.WouldBlock:
-            await self._wait_for_room(value)
-            return
+        if not self.accept(value):
+            await self.accept_later(value)
+
+    def accept(self, frame: Frame) -> bool:
+        """The usual case of `send`: False where it must wait, or where it is time to let others run."""
         self._until_pass -= 1
+        return self._until_pass > 0 and self.offer(frame)
+
+    async def accept_later(self, frame: Frame) -> None:
+        """The rest of `send` after `accept` gave False."""
+        try:
+            self.send_nowait(frame)
+        except trio.WouldBlock:
+            await self._wait_for_room(frame)
+            return
         if self._until_pass <= 0:
             self._until_pass = _SENDS_PER_PASS
             await trio.lowlevel.cancel_shielded_checkpoint()

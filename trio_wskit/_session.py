@@ -89,6 +89,7 @@ class Session:
         data: what `authenticate` returned, or an empty dict.
         request: the handshake's request.
         topics: what the client is subscribed to.
+        outbox: what waits for this client's socket.
         latency: seconds that the last ping took to be answered; None before the first answer.
     """
 
@@ -103,11 +104,13 @@ class Session:
         "data",
         "latency",
         "next_ping",
+        "outbox",
         "request",
         "topics",
     )
 
     connection: Connection
+    outbox: Outbox
     _dispatcher: Dispatcher
 
     def __init__(self, services: Services, transport: Transport, request: Request, client_id: str, data: Any) -> None:
@@ -124,11 +127,6 @@ class Session:
 
     def __repr__(self) -> str:
         return f"<Session {self.client_id}>"
-
-    @property
-    def outbox(self) -> Outbox:
-        """What waits for this client's socket."""
-        return self.connection.outbox
 
     @property
     def close_code(self) -> int | None:
@@ -150,6 +148,7 @@ class Session:
                 self.connection = Connection(
                     self._transport, self._services.limits, self._services.flusher, nursery, self
                 )
+                self.outbox = self.connection.outbox
                 self._dispatcher = Dispatcher(self, self._services.routes, nursery, self._services.limits.max_in_flight)
                 self._services.hub.join(self.client_id, self)
                 self.connection.start()

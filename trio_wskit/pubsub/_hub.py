@@ -21,10 +21,7 @@ __all__ = ["Hub", "Subscriber"]
 class Subscriber(Protocol):
     """A client of this process."""
 
-    @property
-    def outbox(self) -> Outbox:
-        """Where its frames go."""
-        ...
+    outbox: Outbox
 
     def too_slow(self) -> None:
         """Disconnect it: it did not read what its topics sent. Never waits."""
@@ -44,6 +41,7 @@ class Hub:
         self.driver = driver
         self._overflow = overflow
         self._subscribers: dict[str, Subscriber] = {}
+        self._outboxes: dict[str, Outbox] = {}  # the same, one step nearer: it is looked up for each delivery
 
     def __len__(self) -> int:
         """The number of clients that may subscribe."""
@@ -52,10 +50,12 @@ class Hub:
     def join(self, client_id: str, subscriber: Subscriber) -> None:
         """From now on this client can be delivered to."""
         self._subscribers[client_id] = subscriber
+        self._outboxes[client_id] = subscriber.outbox
 
     def leave(self, client_id: str) -> None:
         """Deliver to this client no more."""
         self._subscribers.pop(client_id, None)
+        self._outboxes.pop(client_id, None)
 
     def has(self, client_id: str) -> bool:
         """True between `join` and `leave`."""
@@ -84,19 +84,17 @@ class Hub:
         topic = envelope.topic
         exclude = envelope.exclude
         frame = Frame(text_frame(message), topic)
-        subscribers = self._subscribers
+        outbox_of = self._outboxes.get
         delivered = 0
         full: list[Subscriber] = []
         for client_id in self.driver.local_subscribers(topic):
-            if client_id == exclude:
-                continue
-            subscriber = subscribers.get(client_id)
-            if subscriber is None:
-                continue  # it is leaving
-            if subscriber.outbox.offer(frame):
+            outbox = outbox_of(client_id)
+            if outbox is None or client_id == exclude:
+                continue  # None: it is leaving
+            if outbox.offer(frame):
                 delivered += 1
             else:
-                full.append(subscriber)
+                full.append(self._subscribers[client_id])
         if not full:
             return delivered, 0
         return self._overflowed(full, frame, delivered)

@@ -50,6 +50,7 @@ class Wire:
         "_mask",
         "_parser",
         "_pinged",
+        "_plain",
         "_receiving",
         "_urgent",
         "_window_bits",
@@ -73,6 +74,7 @@ class Wire:
         )
         self._mask = client
         self._window_bits = deflate_window_bits
+        self._plain = not client and deflate_window_bits is None  # frames go out as they come from above
         self._leftover = leftover
         self._urgent: bytes = b""
         self._end: tuple[int, str] | None = None
@@ -142,11 +144,6 @@ class Wire:
         if self._changed is None:
             self._changed = trio.Event()
         await self._changed.wait()
-
-    @property
-    def _plain(self) -> bool:
-        """True when frames go out as they come from above."""
-        return not self._mask and self._window_bits is None
 
     def _dressed(self, frames: Sequence[bytes]) -> Sequence[bytes]:
         """Give frames the form that this link's peer wants: compressed, masked."""
