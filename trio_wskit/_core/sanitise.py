@@ -104,7 +104,7 @@ def _top_value(value: object) -> Any:
         return safe_text(value)
     try:
         kept: Any = _value(value, _Budget())
-    except _TooBig:
+    except (_TooBig, RecursionError):
         return _DROPPED
     is_nested = type(kept) in (dict, list)
     return _DROPPED if is_nested and len(dumps(kept).decode()) > MAX_NESTED else kept
@@ -122,6 +122,8 @@ def _value(value: object, budget: _Budget) -> Any:
     if isinstance(value, str):
         budget.spend(len(value))
         return safe_text(value)
-    if isinstance(value, date | UUID | Decimal):
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, UUID | Decimal):
         return str(value)
     return value if is_json(value) else _DROPPED
