@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import math
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import example, given
@@ -204,9 +204,9 @@ plain: st.SearchStrategy[Any] = st.recursive(
 
 def depth_of(value: Any) -> int:
     if isinstance(value, dict):
-        return 1 + max(map(depth_of, value.values()), default=0)
+        return 1 + max(map(depth_of, cast("dict[str, Any]", value).values()), default=0)
     if isinstance(value, list):
-        return 1 + max(map(depth_of, value), default=0)
+        return 1 + max(map(depth_of, cast("list[object]", value)), default=0)
     return 0
 
 
@@ -244,7 +244,7 @@ meta_keys = st.sampled_from(
 
 @given(st.dictionaries(meta_keys, meta_values) | meta_values, st.sampled_from(["T", "__x", "", None, 5]))
 def test_a_meta_is_read_or_malformed_and_its_readable_id_is_kept(meta: Any, name: Any) -> None:
-    given_id = meta.get("correlationId") if isinstance(meta, dict) else None
+    given_id = cast("dict[str, Any]", meta).get("correlationId") if isinstance(meta, dict) else None
     readable = given_id if isinstance(given_id, str) and given_id else None
     try:
         found = envelope_of(type=name, meta=meta).correlation_id

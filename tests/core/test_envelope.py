@@ -31,11 +31,11 @@ def test_the_control_types_are_reserved() -> None:
 @pytest.mark.parametrize(
     ("key", "right", "wrong"),
     [
-        ("timestamp", [0, -1, 1.5, 2**60], [True, "1", None, [], float("nan"), float("inf")]),
+        ("timestamp", [0, -1, 1.5, 2**60], [True, "1", None, [1], float("nan"), float("inf")]),
         ("correlationId", ["c", "é" * 1000], ["", 1, None, ["c"]]),
         ("timeoutMs", [1, 0.5], [0, -1, True, "5", None, float("inf"), float("nan")]),
         ("idempotencyKey", ["k", "k" * 256], ["", "k" * 257, 5, None]),
-        ("traceparent", ["", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"], [5, None, {}]),
+        ("traceparent", ["", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"], [5, None, ["00"]]),
     ],
 )
 def test_each_standard_meta_key_takes_its_own_type(key: str, right: list[Any], wrong: list[Any]) -> None:
