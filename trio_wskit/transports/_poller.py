@@ -180,7 +180,7 @@ class PolledTransport(SocketTransport):
             if not takes_more and self._receiver is not None:
                 self._held_back = True
                 self._watch()
-        if self._end is not None:
+        if self._end is not None or self._parser.closed is not None:
             self._tell_end()
 
     def _watch(self) -> None:
@@ -192,13 +192,15 @@ class PolledTransport(SocketTransport):
 
     def _tell_end(self) -> None:
         receiver = self._receiver
+        if receiver is None:
+            return  # it has left by itself
         self._stop_pushing()
-        self._hang_up_if_over()
-        if receiver is not None and self._end is not None:
-            try:
-                receiver.disconnected(*self._end)
-            except Exception:
-                logger.exception("a receiver failed when it was told that its connection is closed")
+        self._end_if_closed()
+        assert self._end is not None
+        try:
+            receiver.disconnected(*self._end)
+        except Exception:
+            logger.exception("a receiver failed when it was told that its connection is closed")
 
     def _stop_pushing(self) -> None:
         self._receiver = None

@@ -79,6 +79,7 @@ class SocketTransport(Wire):
         self._receiving = True
         try:
             while True:
+                self._end_if_closed()
                 if self._end is not None:
                     raise self._closed()
                 messages, waited = await self._read()
@@ -101,8 +102,6 @@ class SocketTransport(Wire):
         messages = self._parse(data)
         if self._urgent:
             self._flush()
-        if self._end is not None:
-            self._hang_up_if_over()
         return messages, waited
 
     def _read_now(self) -> bytes | None:
@@ -306,11 +305,14 @@ class SocketTransport(Wire):
     def _is_open(self) -> bool:
         return self._socket.fileno() >= 0
 
-    def _hang_up_if_over(self) -> None:
-        """Close the socket when both close frames have passed or the link broke. Otherwise `aclose` does it."""
-        closed = self._parser.closed
-        if closed is None or (closed.by_peer and not self._urgent and not self._mask):
-            self._close_socket()
+    def _end_if_closed(self) -> None:
+        """Send the close frame that is due; close the socket if that was all, or leave it to `aclose`."""
+        self._conclude()
+        if self._end is not None:
+            self._flush()
+            closed = self._parser.closed
+            if closed is None or (closed.by_peer and not self._urgent and not self._mask):
+                self._close_socket()
 
     def _stop_pushing(self) -> None:
         """From now on `aclose` reads; see `PolledTransport`."""

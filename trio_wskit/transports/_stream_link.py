@@ -9,8 +9,9 @@ Rules
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from typing import cast, final
+from typing import Final, cast, final
 
 import trio
 from trio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if_cancelled
@@ -19,6 +20,9 @@ from trio_wskit.errors import ConnectionClosed
 from trio_wskit.transports._wire import READ_BYTES, Wire
 
 __all__ = ["StreamTransport"]
+
+# Where a stream cannot say that we send no more (TLS), a peer that broke the protocol may not know that we wait for it.
+_LINGER_SECONDS: Final = 1.0
 
 
 @final
@@ -72,6 +76,7 @@ class StreamTransport(Wire):
         self._receiving = True
         try:
             while True:
+                self._conclude()
                 await self._send_urgent()
                 if self._end is not None:
                     raise self._closed()
@@ -102,7 +107,7 @@ class StreamTransport(Wire):
         await checkpoint_if_cancelled()
         async with self._lock:
             self._check_open()
-            await self._send_all(b"".join(self._dressed(frames)))
+            await self._send_all(self._take_urgent() + b"".join(self._dressed(frames)))
             while self._urgent:
                 await self._send_all(self._take_urgent())
 
@@ -181,18 +186,32 @@ class StreamTransport(Wire):
         """Read until the peer's close frame has come; then, where the peer has to hang up first, until it has."""
         self._receiving = True
         try:
-            while not self._broken:
-                closed = self._parser.closed
-                if closed is not None and closed.by_peer and not self._mask:
-                    return  # RFC 6455 section 7.1.1: now it is the server who hangs up
+            while not self._broken and self._parser.closed is None:
                 data = await self._read()
                 if not data:
                     return
                 self._parser.feed(data)
                 self._parser.control = None
+            closed = self._parser.closed
+            if closed is None or (closed.by_peer and not self._mask):
+                return  # RFC 6455 section 7.1.1: now it is the server who hangs up
+            await self._linger()
         finally:
             self._receiving = False
             self._wake()
+
+    async def _linger(self) -> None:
+        """Give the peer time to read our close frame: bytes of its that nobody reads would destroy it on its way."""
+        patience = _LINGER_SECONDS
+        if isinstance(self._stream, trio.abc.HalfCloseableStream):
+            patience = math.inf
+            try:
+                await self._stream.send_eof()
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                return
+        with trio.move_on_after(patience):
+            while await self._read():
+                pass
 
     def abort(self) -> None:
         """See `abc.Transport.abort`."""

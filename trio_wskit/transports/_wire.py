@@ -90,7 +90,7 @@ class Wire:
         return ConnectionClosed(code, reason)
 
     def _parse(self, data: bytes) -> list[bytes]:
-        """Take one read; empty means that the peer will send no more."""
+        """Take one read; empty means that the peer will send no more. `_conclude` once the messages are dealt with."""
         parser = self._parser
         if not data:
             self._finish(1006, "")
@@ -99,12 +99,15 @@ class Wire:
         if parser.control is not None:
             self._take_control(parser.control)
             parser.control = None
-        if parser.closed is not None and self._end is None:
-            closed = parser.closed
+        return messages
+
+    def _conclude(self) -> None:
+        """Answer the peer's close, or its error. Messages that came before have had their chance to be answered."""
+        closed = self._parser.closed
+        if closed is not None and self._end is None:
             if closed.answer:
                 self._say(closed.answer)
             self._finish(closed.code, closed.reason)
-        return messages
 
     def _take_control(self, control: Control) -> None:
         for payload in control.pongs:
@@ -122,6 +125,7 @@ class Wire:
 
     def _start_close(self, code: int, reason: str) -> None:
         """Say goodbye, unless that has been said."""
+        self._conclude()
         if self._end is None and self._closing is None:
             self._say(self._parser.start_close(code, reason))
             self._closing = (code, reason)
