@@ -17,7 +17,7 @@ def _positive(_: object, field: attrs.Attribute[Any], value: Any) -> None:
 
 
 def _count(_: object, field: attrs.Attribute[Any], value: Any) -> None:
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ConfigError(f"Limits({field.name}=…) takes a whole number above 0, not {value!r}")
 
 
@@ -62,8 +62,8 @@ class Limits:
     max_waiting_batches: int = attrs.field(default=4, validator=_count)
     outbox_messages: int = attrs.field(default=1024, validator=_count)
     outbox_bytes: int = attrs.field(default=4 * 1024 * 1024, validator=_count)
-    max_connections: int | None = attrs.field(default=None, validator=_count)
-    max_connections_per_address: int | None = attrs.field(default=None, validator=_count)
+    max_connections: int | None = attrs.field(default=None, validator=attrs.validators.optional(_count))
+    max_connections_per_address: int | None = attrs.field(default=None, validator=attrs.validators.optional(_count))
     handshake_timeout: float = attrs.field(default=10.0, validator=_positive)
     write_timeout: float = attrs.field(default=30.0, validator=_positive)
     call_timeout: float = attrs.field(default=30.0, validator=_positive)
