@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from http import HTTPStatus
-from typing import Any, final
-from urllib.parse import parse_qsl, unquote, urlsplit
+from typing import final
+from urllib.parse import parse_qsl, unquote
 
 import attrs
 
@@ -66,12 +66,12 @@ class Request:
     @property
     def path(self) -> str:
         """The path, percent-decoded, without the query."""
-        return unquote(urlsplit(self.target).path) or "/"
+        return unquote(_split(self.target)[0])
 
     @property
     def query(self) -> dict[str, str]:
         """The query's parameters; the last one wins where a name is repeated."""
-        return dict(parse_qsl(urlsplit(self.target).query, keep_blank_values=True))
+        return dict(parse_qsl(_split(self.target)[1], keep_blank_values=True))
 
     @property
     def subprotocols(self) -> list[str]:
@@ -84,6 +84,16 @@ class Request:
         return "websocket" in self.headers.tokens("upgrade") and "upgrade" in self.headers.tokens("connection")
 
 
+def _split(target: str) -> tuple[str, str]:
+    """The path and the query of a request target, whatever it is: `urlsplit` takes "//a" for a host, and "//[" ill."""
+    path, _, query = target.partition("#")[0].partition("?")
+    if not path.startswith("/"):
+        _, absolute, rest = path.partition("://")  # the absolute-form that proxies get, RFC 9112 section 3.2.2
+        if absolute:
+            path = "/" + rest.partition("/")[2]
+    return path or "/", query
+
+
 @final
 @attrs.frozen
 class HttpResponse:
@@ -93,7 +103,7 @@ class HttpResponse:
         status: an HTTP status code.
         body: text is sent as UTF-8.
         content_type: the media type.
-        headers: further header fields; a line break in one is refused.
+        headers: further header fields, or others than those that are there; a line break in one is refused.
     """
 
     status: int = 200
@@ -104,15 +114,10 @@ class HttpResponse:
     def to_bytes(self, *, head_only: bool = False) -> bytes:
         """The whole answer as HTTP/1.1, which says that the connection closes after it."""
         body = self.body.encode() if isinstance(self.body, str) else self.body
-        fields: dict[str, Any] = {
-            "Content-Type": self.content_type,
-            "Content-Length": len(body),
-            "Connection": "close",
-            **self.headers,
-        }
+        own = {"Content-Type": self.content_type, "Content-Length": str(len(body)), "Connection": "close"}
+        fields = {name.lower(): f"{name}: {value}" for name, value in (*own.items(), *self.headers.items())}
         lines = [f"HTTP/1.1 {self.status} {_phrase(self.status)}"]
-        for name, value in fields.items():
-            line = f"{name}: {value}"
+        for name, line in fields.items():
             if "\r" in line or "\n" in line:
                 raise ValueError(f"the header {name!r} has a line break")
             lines.append(line)
@@ -144,5 +149,6 @@ def origin_allowed(request: Request, allowed: frozenset[str] | None) -> bool:
         return True
     origin = origin.strip().lower()
     if allowed is None:
-        return urlsplit(origin).netloc == request.headers.get("host", "").strip().lower()
+        host = origin.partition("://")[2]  # nothing for "null", which a sandboxed page sends
+        return host != "" and host == request.headers.get("host", "").strip().lower()
     return origin in allowed
