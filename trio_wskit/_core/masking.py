@@ -18,5 +18,5 @@ apply_mask: Callable[[bytes, bytes], bytes]
 try:
     # Not a documented name of that package, so its absence is no error (it is built in C only where a compiler was).
     from websockets.speedups import apply_mask
-except ImportError:  # pragma: no cover - the one or the other, as installed; tests call both by name
+except ImportError:
     apply_mask = apply_mask_by_integers
