@@ -6,7 +6,7 @@ The messages name what was expected and the kind of what came, never the value.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final, cast
+from typing import Any, Final, assert_never, cast
 
 import attrs
 from cattrs import AttributeValidationNote, ClassValidationError, IterableValidationError, IterableValidationNote
@@ -68,6 +68,8 @@ def expected_of(shape: Shape) -> str:
             return "an object"
         case OneOf(members=members):
             return " or ".join(expected_of(member) for member in members)
+        case _:
+            assert_never(shape)
 
 
 def one_of(values: tuple[Any, ...]) -> str:

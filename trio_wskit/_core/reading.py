@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from types import NoneType
-from typing import Any, Final, final
+from typing import Any, Final, assert_never, final
 
 from cattrs import (
     AttributeValidationNote,
@@ -94,6 +94,8 @@ class Readers:
                 return self._tagged_reader(shape)
             case ClassShape():
                 return self._class_reader(shape)
+            case _:
+                assert_never(shape)
 
     def _union_reader(self, members: tuple[Shape, ...], shape: Shape) -> Read:
         by_type: dict[type[Any], Read] = {}

@@ -11,7 +11,20 @@ import types
 from collections.abc import Callable, Mapping
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Annotated, Any, Final, Literal, NewType, TypeAlias, Union, cast, final, get_args, get_origin
+from typing import (
+    Annotated,
+    Any,
+    Final,
+    Literal,
+    NewType,
+    TypeAlias,
+    Union,
+    assert_never,
+    cast,
+    final,
+    get_args,
+    get_origin,
+)
 from uuid import UUID
 
 import attrs
@@ -388,6 +401,8 @@ def json_types(shape: Shape) -> frozenset[type[Any]]:
             return frozenset[type[Any]]().union(*map(json_types, members))
         case AnyJson():
             return frozenset(_KIND_NAMES)
+        case _:
+            assert_never(shape)
 
 
 def python_types(shape: Shape) -> list[type[Any]]:
@@ -413,3 +428,5 @@ def python_types(shape: Shape) -> list[type[Any]]:
             return [kind for member in members for kind in python_types(member)]
         case AnyJson():
             return [object]
+        case _:
+            assert_never(shape)

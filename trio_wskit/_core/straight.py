@@ -13,7 +13,7 @@ import itertools
 from collections.abc import Callable, Iterable
 from math import inf
 from types import MemberDescriptorType, NoneType
-from typing import Any, Final, TypeAlias, final
+from typing import Any, Final, TypeAlias, assert_never, final
 
 import attrs
 
@@ -220,6 +220,8 @@ class _Source:
                 return [f"{variable} = {self._name(self._hook(shape), 'hook')}({variable}, None)"], True
             case ClassShape():
                 return [f"{variable} = {self.reader_of(shape)}({variable})"], True
+            case _:
+                assert_never(shape)
 
     def _read_union(self, members: tuple[Shape, ...], variable: str) -> _Code:
         tests: list[tuple[str, Shape]] = []
@@ -297,6 +299,8 @@ class _Source:
                 return [f"{variable} = {self._table(writers)}[type({variable})]({variable})"], True
             case ClassShape():
                 return [f"{variable} = {self._writer_of(shape)}({variable})"], True
+            case _:
+                assert_never(shape)
 
     # Both ways
 

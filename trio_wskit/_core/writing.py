@@ -7,7 +7,7 @@ and writing goes on; the strict readers, given the result, then find every one o
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, cast, final
+from typing import Any, Final, assert_never, cast, final
 
 from cattrs import Converter
 from cattrs.gen import make_dict_unstructure_fn, override
@@ -69,6 +69,8 @@ class Writers:
                 return self._union_writer(tuple(members.values()))
             case ClassShape():
                 return self._class_writer(shape)
+            case _:
+                assert_never(shape)
 
     def _union_writer(self, members: tuple[Shape, ...]) -> Write:
         by_type: dict[type[Any], Write] = {}
