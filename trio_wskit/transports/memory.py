@@ -10,6 +10,7 @@ Example:
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final, Generic, TypeVar, final
@@ -43,9 +44,12 @@ class _Pipe(Generic[T]):
     def drop(self, count: int) -> None:
         self._drops += count
 
-    def put_nowait(self, item: T) -> bool:
+    def check(self) -> None:
         if self.broken is not None:
             raise ConnectionClosed(self.broken.code, self.broken.reason)
+
+    def put_nowait(self, item: T) -> bool:
+        self.check()
         if self._drops:
             self._drops -= 1
             return True
@@ -62,6 +66,7 @@ class _Pipe(Generic[T]):
             await self._room.park()
 
     async def get_batch(self) -> list[T]:
+        await trio.lowlevel.checkpoint_if_cancelled()
         while True:
             now = trio.current_time()
             if self._items and self._items[0][0] <= now:
@@ -72,11 +77,9 @@ class _Pipe(Generic[T]):
                 self._room.unpark_all()
                 await trio.lowlevel.cancel_shielded_checkpoint()
                 return batch
-            if self._items:
-                await trio.sleep_until(self._items[0][0])
-            elif self.broken is not None:
-                raise ConnectionClosed(self.broken.code, self.broken.reason)
-            else:
+            if not self._items:
+                self.check()
+            with trio.move_on_at(self._items[0][0] if self._items else math.inf):
                 await self._arrivals.park()
 
     def break_off(self, code: int, reason: str, *, forget: bool) -> None:
@@ -127,22 +130,25 @@ class MemoryTransport:
             raise
 
     def _refuse_after_tear(self) -> None:
-        if self._torn:
+        if self._torn and self._outbound.broken is None:
             raise AssertionError("a write after a cancelled write: on a real socket this tears a frame")
 
     async def ping(self) -> None:
         """Answered at once while the peer reads, after the delays of both ways."""
+        self._outbound.check()
         await trio.sleep(self._outbound.delay)
         await self.reading.wait()
         await trio.sleep(self._inbound.delay)
-        if self._inbound.broken is not None:
-            raise ConnectionClosed(self._inbound.broken.code, self._inbound.broken.reason)
+        self._inbound.check()
 
     async def aclose(self, code: int = 1000, reason: str = "") -> None:
         """The peer sees the code after everything written before. Waits until it reads."""
         if self._torn:
             self.abort()
         self._outbound.break_off(code, reason, forget=False)
+        if self._inbound.broken is not None:
+            await trio.lowlevel.checkpoint()
+            return
         try:
             await self.reading.wait()
         finally:
@@ -152,6 +158,7 @@ class MemoryTransport:
         """The peer sees 1006."""
         self._outbound.break_off(1006, "", forget=self._torn)
         self._inbound.break_off(1006, "", forget=True)
+        self.reading.set()
 
 
 @final
@@ -185,11 +192,13 @@ class MemoryPeer:
         """Close cleanly: the server first gets what was sent before."""
         self._inbound.break_off(code, reason, forget=False)
         self._outbound.break_off(code, reason, forget=False)
+        self._transport.reading.set()
 
     def cut(self) -> None:
         """Break the link: both ends see 1006 at once, and what was on its way is lost."""
         self._inbound.break_off(1006, "", forget=True)
         self._outbound.break_off(1006, "", forget=True)
+        self._transport.reading.set()
 
     def stall(self) -> None:
         """Stop reading, and answer neither ping nor close."""

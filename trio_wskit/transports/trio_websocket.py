@@ -46,25 +46,41 @@ class TrioWebSocketTransport:
         self._nursery = nursery
         self._stream = stream
         self._owed: bytes | None = None  # the rest of a frame that the kernel took in part
+        # Set by who ends the conversation on this side: trio-websocket remembers 1000 for all of its own closes.
+        self._end: ConnectionClosed | None = None
+        self._closing: trio.Event | None = None  # there from the first `aclose` on, set when it is done
+        self._pings: set[trio.CancelScope] = set()  # trio-websocket would let them wait for a pong after the end
 
     async def receive(self) -> list[bytes]:
         """See `trio_wskit.abc.Transport.receive`: one message at a time, as trio-websocket gives them."""
         try:
             message = await self._websocket.get_message()
         except trio_websocket.ConnectionClosed:
+            if self._closing is not None:
+                await self._closing.wait()  # whoever hears the end stops the tasks that the close may need
+            self._end_pings()
             raise self._closed() from None
         return [message.encode() if isinstance(message, str) else Binary(message)]
 
     def _closed(self) -> ConnectionClosed:
+        if self._end is not None:
+            return ConnectionClosed(self._end.code, self._end.reason)
         reason = self._websocket.closed
         if reason is None:
             return ConnectionClosed(1006)
         return ConnectionClosed(reason.code, reason.reason or "")
 
+    def _check_open(self) -> None:
+        if self._end is not None or self._websocket.closed is not None:
+            raise self._closed()
+
+    def _end_pings(self) -> None:
+        for scope in self._pings:
+            scope.cancel()
+
     def write_nowait(self, frames: Sequence[bytes]) -> Sequence[bytes]:
         """See `trio_wskit.abc.Transport.write_nowait`."""
-        if self._websocket.closed is not None:
-            raise self._closed()
+        self._check_open()
         if self._stream is None:
             return frames
         try:
@@ -77,32 +93,54 @@ class TrioWebSocketTransport:
 
     async def write(self, frames: Sequence[bytes]) -> None:
         """See `trio_wskit.abc.Transport.write`."""
-        if self._websocket.closed is not None:
-            raise self._closed()
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self._check_open()
         try:
             if self._stream is not None:
-                owed, self._owed = self._owed is not None and frames[0] is self._owed, None
-                await self._stream.write(frames, owed=owed)
+                owed, self._owed = self._owed, None
+                if owed is not None and (not frames or frames[0] is not owed):
+                    self.abort()  # half a frame is on the wire, and its other half was thrown away
+                    raise self._closed()
+                await self._stream.write(frames, owed=owed is not None)
             else:
                 for frame in frames:
-                    await self._websocket.send_message(payload_of(frame).decode())
+                    payload = payload_of(frame)
+                    await self._websocket.send_message(payload if isinstance(payload, Binary) else payload.decode())
         except (*_ENDED, trio_websocket.ConnectionClosed):
             raise self._closed() from None
 
     async def ping(self) -> None:
         """See `trio_wskit.abc.Transport.ping`."""
-        try:
-            await self._websocket.ping()
-        except trio_websocket.ConnectionClosed:
-            raise self._closed() from None
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self._check_open()
+        with trio.CancelScope() as scope:
+            self._pings.add(scope)
+            try:
+                await self._websocket.ping()
+            except trio_websocket.ConnectionClosed:
+                raise self._closed() from None
+            finally:
+                self._pings.discard(scope)
+        if scope.cancelled_caught:
+            raise self._closed()
 
     async def aclose(self, code: int = 1000, reason: str = "") -> None:
         """See `trio_wskit.abc.Transport.aclose`."""
+        if self._end is None and self._websocket.closed is None:
+            self._end = ConnectionClosed(code, reason)
+        first = self._closing is None
+        if self._closing is None:
+            self._closing = trio.Event()
         try:
+            if not first:
+                await self._closing.wait()
             await self._websocket.aclose(code, reason)
         except trio.Cancelled:
             self.abort()
             raise
+        finally:
+            if first:
+                self._closing.set()
 
     def last_words(self) -> bytes:
         """The close frame for a peer that broke the protocol: trio-websocket would just hang up."""
@@ -113,6 +151,9 @@ class TrioWebSocketTransport:
 
     def abort(self) -> None:
         """See `trio_wskit.abc.Transport.abort`."""
+        if self._end is None:
+            self._end = ConnectionClosed(1006)
+        self._end_pings()
         if self._stream is not None:
             self._stream.abort()
         else:
