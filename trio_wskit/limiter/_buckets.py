@@ -29,8 +29,8 @@ _MILLISECOND: Final = 1_000_000
 # A decision that allows says how much is left and nothing else, so it need not be made anew each time.
 _ALLOWED: Final = tuple(Decision(True, remaining, 0.0) for remaining in range(1024))
 # Half the time of calling the class, which is a function around this.
-_new: Callable[[type[Decision], tuple[bool, int, float | None]], Decision]  # pyright: ignore[reportUnknownVariableType]
-_new = tuple.__new__  # pyright: ignore[reportUnknownMemberType]
+_new: Callable[[type[Decision], tuple[bool, int, float | None]], Decision]
+_new = tuple.__new__  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
 
 
 @final

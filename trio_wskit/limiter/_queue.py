@@ -27,6 +27,10 @@ class Queue:
     def __init__(self) -> None:
         self._lines: dict[str, _Line] = {}
 
+    def keys_waited_for(self) -> int:
+        """How many keys have anyone in line."""
+        return len(self._lines)
+
     async def wait(
         self, consume: Callable[[str, int], Awaitable[Decision]], key: str, cost: int, policy: Policy
     ) -> Decision:

@@ -1,0 +1,12 @@
+"""Proof for what you build on this package: contract suites, models, and fakes that are held to the same suites."""
+
+from __future__ import annotations
+
+from trio_wskit.testing.limiter import RateLimiterFactory as RateLimiterFactory
+from trio_wskit.testing.limiter import check_rate_limiter as check_rate_limiter
+from trio_wskit.testing.limiter_history import RateLimiterHistory as RateLimiterHistory
+from trio_wskit.testing.limiter_model import ManualClock as ManualClock
+from trio_wskit.testing.limiter_model import ModelRateLimiter as ModelRateLimiter
+from trio_wskit.testing.transports import LinkFactory as LinkFactory
+from trio_wskit.testing.transports import TransportPeer as TransportPeer
+from trio_wskit.testing.transports import check_transport as check_transport
