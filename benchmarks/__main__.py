@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
-from benchmarks import quick
+from benchmarks import process, quick
 from benchmarks.bars import judge
+from benchmarks.flame import recording
 from benchmarks.machine import allow_many_files, describe
 from benchmarks.page import write_page
 from benchmarks.plots import write_plots
@@ -31,13 +33,13 @@ def choose_questions(names: list[str], *, only_main: bool) -> list[Question]:
     return [question for question in QUESTIONS.values() if question.name in chosen]
 
 
-def choose_servers(peers: str | None) -> list[Server]:
-    if peers is None:
+def choose_servers(peers: str | None, only: str | None) -> list[Server]:
+    if only is None and peers is None:
         return list(SERVERS.values())
-    names = [name for name in peers.split(",") if name]
+    names = [name for name in (only or peers or "").split(",") if name]
     if unknown := [name for name in names if name not in SERVERS]:
         raise SystemExit(f"no server {', '.join(unknown)}; there are {', '.join(SERVERS)}")
-    return [server for server in SERVERS.values() if server.ours or server.name in names]
+    return [server for server in SERVERS.values() if server.name in names or (server.ours and only is None)]
 
 
 def arguments() -> argparse.Namespace:
@@ -48,6 +50,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("questions", nargs="*", metavar="question", help="names or their beginnings; none: all")
     parser.add_argument("--peers", help="names with commas between, ours always take part; not given: all; '': none")
+    parser.add_argument("--only", help="names with commas between: these servers and no other")
     parser.add_argument("--rounds", type=int, help="how often each server is started and asked (5; quick: 3)")
     parser.add_argument("--seconds", type=float, help="of load, at most, in each run (1.5; quick: 0.6)")
     parser.add_argument("--base", default="wskit-native", help="the server that ratios refer to")
@@ -56,6 +59,9 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep the results")
     parser.add_argument("--plots", type=Path, metavar="DIR", help="draw a chart (SVG) for each question")
+    parser.add_argument(
+        "--flame", type=Path, metavar="FILE", help="profile the server (for --only one in Python, and one question)"
+    )
     parser.add_argument("--page", action="store_true", help="build the page of the docs from the committed results")
     return parser.parse_args()
 
@@ -64,7 +70,7 @@ def measure(options: argparse.Namespace) -> list[Entry]:
     peers = (options.peers or quick.PEER) if options.quick else options.peers
     rounds = options.rounds or (3 if options.quick else 5)
     seconds = options.seconds or (0.6 if options.quick else 1.5)
-    servers, machine = choose_servers(peers), describe()
+    servers, machine = choose_servers(peers, options.only), describe()
     entries: list[Entry] = []
     for question in choose_questions(options.questions, only_main=options.quick):
         print(question.title, file=sys.stderr)
@@ -90,6 +96,8 @@ def main() -> int:
         return 0
     signal.signal(signal.SIGTERM, stop)
     allow_many_files()
+    if options.flame:
+        process.watch = partial(recording, options.flame)
     entries = measure(options)
     if options.plots:
         write_plots(entries, options.plots)

@@ -71,6 +71,9 @@ def write_page(folder: Path = REFERENCE) -> Path:
     """Write benchmarks.md and its charts into a folder of the docs."""
     entries = committed()
     lines = [HEAD]
+    if not entries:
+        lines.append("No results are committed yet.")
+        return _write(folder, lines)
     if verdicts := judge(entries):
         lines += [
             "## The bars we set ourselves",
@@ -97,6 +100,10 @@ def write_page(folder: Path = REFERENCE) -> Path:
     ]
     lines += [GENERATOR + "\n".join(busy), "", *_machine(entries)]
     write_plots(entries, folder / "benchmarks")
+    return _write(folder, lines)
+
+
+def _write(folder: Path, lines: list[str]) -> Path:
     page = folder / "benchmarks.md"
     page.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
     return page

@@ -9,8 +9,8 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import IO
 
 from benchmarks.install import HERE
@@ -26,6 +26,10 @@ _libc = ctypes.CDLL(None)
 
 class ServerFailed(Exception):
     """A server did not start, or ended; with the end of what it said."""
+
+
+watch: Callable[[int], AbstractContextManager[object]] = nullcontext
+"""Entered with the process id of each server that runs."""
 
 
 def _die_with_parent() -> None:
@@ -99,6 +103,7 @@ def running(server: Server, mode: str) -> Generator[tuple[int, int]]:
             os.sched_setaffinity(0, {our_core})
             try:
                 _wait_until_it_listens(process, port)
-                yield process.pid, port
+                with watch(process.pid):
+                    yield process.pid, port
             except (ServerFailed, OSError) as error:
                 raise ServerFailed(f"{server.name}: {error}\n{said()}".rstrip()) from error
