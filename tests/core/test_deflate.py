@@ -49,9 +49,7 @@ def test_the_limit_itself_is_allowed() -> None:
         inflate(squeeze(bytes(1001)), 1000)
 
 
-@pytest.mark.parametrize(
-    "payload", [b"\xff\xff", bytes.fromhex("f348cdc9c90700") + b"more", bytes.fromhex("0300") * 3]
-)
+@pytest.mark.parametrize("payload", [b"\xff\xff", bytes.fromhex("f348cdc9c90700") + b"more", bytes.fromhex("0300") * 3])
 def test_what_is_no_single_deflate_stream_is_refused(payload: bytes) -> None:
     with pytest.raises(RemoteProtocolError) as caught:
         inflate(payload, 1000)
@@ -73,3 +71,23 @@ def test_deflated_leaves_alone_what_would_not_gain() -> None:
     noise = binary_frame(Binary(zlib.compress(bytes(range(256)) * 40)[:200]))
     for whole in (short, noise, close_frame(1000, "x" * 123)):
         assert deflated(whole) is whole
+
+
+def test_a_frame_for_many_peers_is_compressed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    compressobj = zlib.compressobj
+    count = 0
+
+    def counted(*, wbits: int, memLevel: int) -> object:  # noqa: N803 - zlib's name
+        nonlocal count
+        count += 1
+        return compressobj(wbits=wbits, memLevel=memLevel)
+
+    monkeypatch.setattr(zlib, "compressobj", counted)
+    whole = text_frame(b"to everybody " * 20)
+    assert len({deflated(whole) for _ in range(100)}) == 1
+    assert count == 1
+    assert deflated(whole, 10) != whole
+    assert count == 2
+    large = text_frame(b"too large to be remembered " * 3000)
+    assert deflated(large) == deflated(large)
+    assert count == 4
