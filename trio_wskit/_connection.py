@@ -14,6 +14,7 @@ import trio
 from trio_wskit._core.codec import decode
 from trio_wskit._core.envelope import CONTROL_TYPES, Envelope
 from trio_wskit._core.options import Limits
+from trio_wskit._inbox import Inbox
 from trio_wskit._outbox import Flusher, Outbox
 from trio_wskit.abc import PushTransport, Transport
 from trio_wskit.errors import ConnectionClosed, WsKitError
@@ -50,18 +51,16 @@ class Connection:
     """
 
     __slots__ = (
-        "_batches",
         "_closing",
-        "_inbound",
         "_limits",
         "_nursery",
         "_owner",
         "_push",
         "_resumed",
         "_tasks_ended",
-        "_waiting_batches",
         "close_code",
         "close_reason",
+        "inbox",
         "outbox",
         "transport",
     )
@@ -77,8 +76,7 @@ class Connection:
         self._nursery = nursery
         self._owner = owner
         self._push = transport if isinstance(transport, PushTransport) else None
-        self._inbound, self._batches = trio.open_memory_channel[list[Envelope]](limits.max_waiting_batches)
-        self._waiting_batches = 0
+        self.inbox = Inbox(limits.max_waiting_batches, self._resume)
         self._resumed: trio.Event | None = None  # set while the reader is held back
         self._closing = False
         self._tasks_ended = False
@@ -131,34 +129,13 @@ class Connection:
             else:
                 batch.append(envelope)
         if batch and self.close_code is None:
-            self._inbound.send_nowait(batch)  # never full: nobody feeds after being told to hold back
-            self._waiting_batches += 1
-        return self._waiting_batches < limits.max_waiting_batches
+            self.inbox.put_nowait(batch, messages)  # never full: nobody feeds after being told to hold back
+        return not self.inbox.is_full
 
     @property
     def holds_back(self) -> bool:
         """True while we do not read because the dispatcher is behind: the peer's pongs cannot be seen now."""
-        return self._waiting_batches >= self._limits.max_waiting_batches
-
-    @property
-    def has_waiting_batches(self) -> bool:
-        """True while something waits for the dispatcher."""
-        return self._waiting_batches > 0
-
-    async def next_batch(self) -> list[Envelope]:
-        """Wait for the next batch, in the order of arrival.
-
-        Raises:
-            trio.EndOfChannel: the link is closed, and all that came before has been taken.
-
-        Cancelled: no batch is lost.
-        """
-        batch = await self._batches.receive()
-        held_back = self.holds_back
-        self._waiting_batches -= 1
-        if held_back:
-            self._resume()
-        return batch
+        return self.inbox.is_full
 
     def _resume(self) -> None:
         if self._push is not None:
@@ -206,10 +183,10 @@ class Connection:
         self.disconnected(code, reason)
 
     def disconnected(self, code: int, reason: str) -> None:
-        """The link is closed: nothing more can be sent, and `next_batch` ends after what has arrived."""
+        """The link is closed: nothing more can be sent, and the inbox ends after what has arrived."""
         if self.close_code is not None:
             return
         self.close_code, self.close_reason = code, reason
         self.outbox.break_off(ConnectionClosed(code, reason))
-        self._inbound.close()
+        self.inbox.close()
         self._owner.on_disconnected(code, reason)

@@ -154,15 +154,15 @@ class Dispatcher:
         self.in_flight = 0
         self.disconnected = False
 
-    async def run(self) -> None:
+    def run(self) -> Awaitable[None]:
         """Lead until the connection is closed and everything that came before has been served."""
-        await _Leader(self).lead()
+        return _Leader(self).lead()
 
     def abort(self, correlation_id: str) -> None:
         """The client wants this call no more: cancel it, or do not start it."""
         if self.calls and correlation_id in self.calls:
             self.calls[correlation_id].cancel("CANCELLED")
-        elif length_hint(self.pending) or self.session.connection.has_waiting_batches:
+        elif length_hint(self.pending) or self.session.connection.inbox:
             if self.aborted is None:
                 self.aborted = set()
             if len(self.aborted) < 1024:  # more than can wait; a client that invents ids gains nothing
@@ -174,15 +174,13 @@ class Dispatcher:
         for leader in tuple(self.running or ()):
             leader.cancel(None)
 
-    async def next_batch(self) -> None:
-        """Send what the last batch was answered, and wait for the next; `trio.EndOfChannel` after the last."""
+    def batch_done(self) -> None:
+        """Send what the last batch was answered."""
         self.pending = _NOTHING
         session = self.session
         session.outbox.uncork()
-        if self.aborted and not session.connection.has_waiting_batches:
+        if self.aborted and not session.connection.inbox:
             self.aborted = None
-        self.pending = iter(await session.connection.next_batch())
-        session.outbox.cork()
 
 
 @final
@@ -242,12 +240,15 @@ class _Leader:
                 if self.stopped:
                     return
             self.context = None  # an idle connection keeps no message alive
+            dispatcher.batch_done()
             try:
-                await dispatcher.next_batch()
+                batch = await session.connection.inbox.get()
             except trio.EndOfChannel:
                 self.leading = False
                 dispatcher.nursery.cancel_scope.cancel()
                 return
+            dispatcher.pending = iter(batch)
+            session.outbox.cork()
 
     async def _serve_call(self, route: CompiledRoute, envelope: Envelope) -> None:
         dispatcher = self.dispatcher
