@@ -47,7 +47,7 @@ def inflate(payload: bytes, max_bytes: int) -> bytes:
 def deflated(whole: bytes, window_bits: int = MAX_WINDOW_BITS) -> bytes:
     """Turn one whole unmasked frame into its compressed form; the same frame where that gains nothing.
 
-    A frame that goes to many peers one after another is compressed for the first of them, and remembered for the others.
+    A frame that goes to many peers in turn is compressed for the first of them, and remembered for the others.
 
     Args:
         whole: exactly one frame; control frames and short messages come back as they are.
