@@ -1,7 +1,8 @@
 """What has come and waits for its dispatcher: a bounded channel of batches, with one reader and one writer.
 
-It does what a Trio memory channel does for that case, at a third of its cost: nothing but a parked task while the reader
-waits, which is what most connections do most of the time. The writer asks `is_full` after each batch, and stops then.
+It does what a Trio memory channel does for that case, at a third of its cost: nothing but a parked task while the
+reader waits, which is what most connections do most of the time. The writer asks `is_full` after each batch, and stops
+then.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ class Inbox:
     def put_nowait(self, batch: list[Envelope], messages: Iterable[bytes]) -> None:
         """Add a batch. The writer has seen to it that there is room.
 
-        A transport that gives one message at a time shall have as much room as one that gives all that a read gave: small
-        batches are joined until there are 64 KiB in one.
+        A transport that gives one message at a time shall have as much room as one that gives all that a read gave:
+        small batches are joined until there are 64 KiB in one.
 
         Args:
             batch: not empty; it becomes the channel's.
