@@ -201,6 +201,7 @@ def test_names_become_camel_case(name: str, expected: str) -> None:
         (Number | None, OneOf((Leaf(int), Leaf(float), Leaf(NoneType)))),
         (list[str] | dict[str, str], OneOf((ArrayOf(Leaf(str), list), DictOf(Leaf(str))))),
         (Any | None, AnyJson()),
+        (Literal["a", None] | None, LiteralOf(("a", None))),  # noqa: PYI061
     ],
 )
 def test_each_supported_type_has_its_shape(annotation: Any, expected: Shape) -> None:

@@ -312,6 +312,9 @@ class Shapes:
             members.append(self._tagged(classes, where))
         if any(isinstance(part, AnyJson) for part in members):
             return AnyJson()
+        others = [part for part in members if part != Leaf(types.NoneType)]
+        if any(types.NoneType in json_types(part) for part in others):
+            members = others  # Literal["a", None] | None
         taken: set[type[Any]] = set()
         for part in members:
             kinds = json_types(part)
