@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Final, cast, final
 
 import attrs
@@ -50,6 +50,23 @@ class Admission:
     request: Request
     client_id: str
     data: Any
+
+
+@final
+class _Place:
+    """See `App.admit`. A class of its own, for a generator would cost every idle connection half a kilobyte."""
+
+    __slots__ = ("_app", "_request")
+
+    def __init__(self, app: App, request: Request) -> None:
+        self._app = app
+        self._request = request
+
+    async def __aenter__(self) -> Admission:
+        return await self._app.take_place(self._request)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._app.free_place(self._request)
 
 
 @final
@@ -176,9 +193,12 @@ class App:
             for session in self.sessions:
                 nursery.start_soon(session.close, code, reason)
 
-    @asynccontextmanager
-    async def admit(self, request: Request) -> AsyncGenerator[Admission]:
+    def admit(self, request: Request) -> AbstractAsyncContextManager[Admission]:
         """Decide about a handshake, and hold its place while the block runs: put the whole connection into the block.
+
+        Example:
+            >>> async with app.admit(request) as admission:
+            ...     await app.serve_session(transport, admission)
 
         Raises:
             Reject: with the HTTP answer: 403 for an Origin that is not allowed, 429 over a limit, 503 while the app
@@ -187,24 +207,34 @@ class App:
         Cancelled: the place is free again.
         """
         self._opened()
-        address = request.remote
+        return _Place(self, request)
+
+    async def take_place(self, request: Request) -> Admission:
+        """What entering `admit` does; every success is followed by one `free_place`."""
         if self._draining:
             raise Reject(503, "Shutting down", _RETRY_AFTER)
         if not origin_allowed(request, self._origins):
             raise Reject(403, "Origin not allowed")
+        address = request.remote
         self._check_places(address)
         self._places += 1
         if address is not None:
             self._places_by_address[address] = self._places_by_address.get(address, 0) + 1
         try:
             client_id = uuid7(int(self._wall_clock() * 1000), os.urandom(10))
-            yield Admission(request, client_id, await self._data_of(request, client_id))
-        finally:
-            self._places -= 1
-            if address is not None:
-                self._places_by_address[address] -= 1
-                if not self._places_by_address[address]:
-                    del self._places_by_address[address]
+            return Admission(request, client_id, await self._data_of(request, client_id))
+        except BaseException:
+            self.free_place(request)
+            raise
+
+    def free_place(self, request: Request) -> None:
+        """What leaving `admit` does."""
+        address = request.remote
+        self._places -= 1
+        if address is not None:
+            self._places_by_address[address] -= 1
+            if not self._places_by_address[address]:
+                del self._places_by_address[address]
 
     def _check_places(self, address: str | None) -> None:
         limits = self.limits
