@@ -260,7 +260,7 @@ async def test_a_receiver_that_fails_loses_its_own_link_only(caplog: pytest.LogC
             await settle()
         assert broken.ended == [(1006, "")]
         assert [record.message for record in caplog.records] == [
-            "a receiver failed; its connection is aborted",
+            "a connection failed, and is aborted",
             "a receiver failed when it was told that its connection is closed",
         ]
         assert good_peer.recv(100) == text_frame(b"x")

@@ -64,13 +64,18 @@ class Poller:
                     await trio.lowlevel.wait_readable(epoll.fileno())
                     for fd, events in epoll.poll(0, _LINKS_PER_PASS):
                         link = links.get(fd)
-                        if link is not None:  # None: an earlier one in this pass has closed it
+                        if link is None:
+                            continue  # an earlier one in this pass has closed it
+                        try:
                             link.on_events(events)
+                        except Exception:
+                            logger.exception("a connection failed, and is aborted")
+                            link.drop()
             finally:
                 self._epoll = None
                 trio.lowlevel.notify_closing(epoll.fileno())
                 for link in tuple(links.values()):
-                    link.on_poller_ended()
+                    link.drop()
 
     def watch(self, fd: int, events: int, link: PolledTransport) -> None:
         """Watch a descriptor for these events instead of those of before."""
@@ -155,8 +160,8 @@ class PolledTransport(SocketTransport):
             self._finish(1006, "")
             self._tell_end()
 
-    def on_poller_ended(self) -> None:
-        """Nobody reads any more. For the poller only."""
+    def drop(self) -> None:
+        """Abort, and tell the receiver, who did not ask for it. For the poller only."""
         receiver = self._receiver
         self.abort()
         self._receiver = receiver
@@ -171,12 +176,7 @@ class PolledTransport(SocketTransport):
         if self._urgent and not self._flush():
             self._watch()
         if messages:
-            try:
-                takes_more = receiver.feed(messages)
-            except Exception:
-                logger.exception("a receiver failed; its connection is aborted")
-                self.on_poller_ended()
-                return
+            takes_more = receiver.feed(messages)
             if not takes_more and self._receiver is not None:
                 self._held_back = True
                 self._watch()
