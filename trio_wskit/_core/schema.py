@@ -25,6 +25,7 @@ from typing import (
     Protocol,
     Self,
     TypeVar,
+    cast,
     dataclass_transform,
     final,
     get_args,
@@ -62,9 +63,7 @@ class Rpc(Generic[R_co]):
     @classmethod
     def __wskit_rpc__(cls) -> tuple[type[Self], type[R_co]]:
         """The class, and that of its reply: what type checkers read through `RpcType`."""
-        reply = spec_of(cls).reply
-        if reply is None:  # Rpc itself, which is no message, has been refused before
-            raise ConfigError(f"{cls.__qualname__} names no reply")
+        reply = cast("MessageSpec", spec_of(cls).reply)  # a message that is an Rpc has one
         return cls, reply.cls
 
 
