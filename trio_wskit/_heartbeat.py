@@ -50,7 +50,7 @@ class Heartbeat:
             try:
                 await session.connection.transport.ping()
             except ConnectionClosed:
-                return
+                await trio.sleep_forever()  # it is ending, which may need a peer that reads: as patient as with a pong
             session.latency = trio.current_time() - sent
         if patience.cancelled_caught and session.connection.close_code is None and not session.connection.holds_back:
             session.connection.abort(1006, "no pong in time")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import math
 import signal
-import socket
 import ssl
 import sys
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, final
 import attrs
 import trio
 
-from trio_wskit._app import App, open_app
+from trio_wskit._app import Admission, App, open_app
 from trio_wskit._core.handshake import HttpResponse
 from trio_wskit._core.upgrade import accept_upgrade
 from trio_wskit.errors import ConfigError, ConnectionClosed, Reject
@@ -32,6 +32,7 @@ from trio_wskit.transports._front import (
     remote_of,
     send_response,
 )
+from trio_wskit.transports._listeners import open_listeners
 from trio_wskit.transports.native import native_transport
 from trio_wskit.transports.trio_websocket import serve_trio_websocket
 
@@ -104,22 +105,22 @@ async def serve(
         **(http or {}),
     }
     check_pages(pages)
-    listeners = await _open_listeners(host, port, unix_path, reuse_port)
-    try:
-        async with _opened(app, shutdown_code), _connections(app, shutdown_code) as connections:
+    with await open_listeners(host, port, unix_path, reuse_port=reuse_port) as listeners:
+        async with _opened(app, shutdown_code), _connections() as connections:
             door = _Door(app, pages, ssl_context, connections, transport)
             await door.open()
-            async with trio.open_nursery() as acceptors:
-                for listener in listeners:
-                    acceptors.start_soon(door.accept_all, listener)
-                task_status.started(_describe(listeners, ssl_context is not None))
-                if handle_signals:
-                    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-                        await anext(signals)
-                        acceptors.cancel_scope.cancel()
-    finally:
-        for listener in listeners:
-            listener.socket.close()
+            try:
+                async with trio.open_nursery() as acceptors:
+                    for listener in listeners.sockets:
+                        acceptors.start_soon(door.accept_all, listener)
+                    task_status.started(Server(listeners.urls(secure=ssl_context is not None), listeners.port))
+                    if handle_signals:
+                        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+                            await anext(signals)
+                            acceptors.cancel_scope.cancel()
+            finally:
+                listeners.close()  # from now on, who connects finds nobody, or the process that takes over
+                await door.say_goodbye(shutdown_code)
 
 
 def run(app: App, host: str = "127.0.0.1", port: int = 8000, **options: Any) -> None:
@@ -150,8 +151,8 @@ async def _opened(app: App, shutdown_code: int) -> AsyncGenerator[None]:
 
 
 @contextlib.asynccontextmanager
-async def _connections(app: App, shutdown_code: int) -> AsyncGenerator[trio.Nursery]:
-    """A nursery for connections, which outlives the acceptors by a goodbye to every client."""
+async def _connections() -> AsyncGenerator[trio.Nursery]:
+    """A nursery for connections, which outlives a cancel until the end of the block."""
     opened: list[trio.Nursery] = []
 
     async def own(*, task_status: trio.TaskStatus[None]) -> None:
@@ -166,8 +167,6 @@ async def _connections(app: App, shutdown_code: int) -> AsyncGenerator[trio.Nurs
         try:
             yield opened[0]
         finally:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + _GOODBYE):
-                await app.close_sessions(shutdown_code, "going away")
             opened[0].cancel_scope.cancel()
 
 
@@ -189,6 +188,8 @@ class _Door:
         self._connections = connections
         self._native = transport == "native"
         self._poller: Any = None
+        self._clients: set[str] = set()
+        self._closing = False
 
     async def open(self) -> None:
         """Start what all connections share."""
@@ -221,7 +222,6 @@ class _Door:
                     stream = trio.SSLStream(stream, self._ssl_context, server_side=True, https_compatible=True)
                 head = await self._greet(stream, remote)
                 if head is not None:
-                    deadline.deadline = float("inf")
                     await self._admit(stream, head, deadline)
         except LINK_ERRORS:
             pass  # the peer left, or never spoke our language
@@ -237,7 +237,7 @@ class _Door:
         except Reject as refusal:
             await send_response(stream, reject_response(refusal))
             return None
-        if head.request.is_upgrade:
+        if head.wants_websocket:
             return head
         try:
             response = await answer_plain(head.request, self._pages)
@@ -247,80 +247,51 @@ class _Door:
         await send_response(stream, response, head_only=head.request.method == "HEAD")
         return None
 
-    async def _admit(self, stream: trio.abc.Stream, head: Head, deadline: trio.CancelScope) -> None:
+    async def _admit(self, stream: trio.abc.Stream, head: Head, handshake: trio.CancelScope) -> None:
         app = self._app
-        deadline.deadline = trio.current_time() + app.limits.handshake_timeout
         try:
             upgrade = accept_upgrade(head.request.headers)
             async with app.admit(head.request) as admission:
-                if not self._native:
-                    deadline.deadline = float("inf")
-                    await serve_trio_websocket(app, stream, head, admission)
-                    return
-                await stream.send_all(upgrade.to_bytes(accept_headers(admission)))
-                deadline.deadline = float("inf")
-                transport = native_transport(
-                    stream,
-                    poller=self._poller,
-                    leftover=head.leftover,
-                    max_message_bytes=app.limits.max_frame_bytes,
-                )
+                if self._closing:
+                    raise Reject(503, "Shutting down", {"Retry-After": "1"})
+                self._clients.add(admission.client_id)
                 try:
-                    await app.serve_session(transport, admission)
+                    if self._native:
+                        await stream.send_all(upgrade.to_bytes(accept_headers(admission)))
+                        handshake.deadline = math.inf
+                        await self._serve_native(stream, head, admission)
+                    else:
+                        await serve_trio_websocket(app, stream, head, admission, handshake)
                 finally:
-                    with (
-                        trio.CancelScope(shield=True, deadline=trio.current_time() + 1.0),
-                        contextlib.suppress(ConnectionClosed),
-                    ):
-                        await transport.aclose()
+                    self._clients.discard(admission.client_id)
         except Reject as refusal:
             await send_response(stream, reject_response(refusal))
+
+    async def _serve_native(self, stream: trio.abc.Stream, head: Head, admission: Admission) -> None:
+        transport = native_transport(
+            stream,
+            poller=self._poller,
+            leftover=head.leftover,
+            max_message_bytes=self._app.limits.max_frame_bytes,
+        )
+        try:
+            await self._app.serve_session(transport, admission)
+        finally:
+            with (
+                trio.CancelScope(shield=True, deadline=trio.current_time() + 1.0),
+                contextlib.suppress(ConnectionClosed),
+            ):
+                await transport.aclose()
+
+    async def say_goodbye(self, code: int) -> None:
+        """Admit nobody any more, and close the sessions that came in here: all at once, in at most 1.5 seconds."""
+        self._closing = True
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + _GOODBYE):
+            async with trio.open_nursery() as nursery:
+                for session in self._app.sessions:
+                    if session.client_id in self._clients:
+                        nursery.start_soon(session.close, code, "going away")
 
 
 def _readiness(app: App, _: object) -> HttpResponse:
     return HttpResponse(200, "ready\n") if app.ready else HttpResponse(503, "not ready\n", headers={"Retry-After": "1"})
-
-
-async def _open_listeners(
-    host: str | None, port: int, unix_path: str | None, reuse_port: bool
-) -> Sequence[trio.SocketListener]:
-    if unix_path is not None:
-        if host is not None or port:
-            raise ConfigError("give a unix_path, or a host and a port")
-        return [_listen(socket.AF_UNIX, unix_path, reuse_port=False)]
-    if not 0 <= port <= 65535:
-        raise ConfigError(f"port takes 0 to 65535, not {port!r}")
-    if not reuse_port:
-        return list(await trio.open_tcp_listeners(port, host=host))
-    found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    return [_listen(family, address, reuse_port=True) for family, _, _, _, address in found]
-
-
-def _listen(family: int, address: Any, *, reuse_port: bool) -> trio.SocketListener:
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if reuse_port:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        sock.bind(address)
-        sock.listen(1024)
-        return trio.SocketListener(trio.socket.from_stdlib_socket(sock))
-    except BaseException:
-        sock.close()
-        raise
-
-
-def _describe(listeners: Sequence[trio.SocketListener], secure: bool) -> Server:
-    urls: list[str] = []
-    ports: list[int] = []
-    for listener in listeners:
-        name: Any = listener.socket.getsockname()
-        if listener.socket.family == socket.AF_UNIX:
-            urls.append(f"unix:{name}")
-            continue
-        host, port = name[:2]
-        ports.append(port)
-        urls.append(f"{'wss' if secure else 'ws'}://{f'[{host}]' if ':' in host else host}:{port}")
-    return Server(urls, ports[0] if ports else 0)

@@ -1,5 +1,8 @@
 """A stream with one writer for two: a WebSocket library sends its own frames through it, and we send ours.
 
+It also does two things that the library leaves out: it gives a peer that broke the protocol a close frame, and time to
+read it; and it bounds what is collected for one message, which may come in any number of fragments.
+
 Rules
 - `_busy` is true while somebody writes, or while a part of a frame is on the wire and its rest is owed. Nobody else
   writes then, so no frame of one is ever inside a frame of the other.
@@ -9,6 +12,7 @@ Rules
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
 from collections.abc import Callable, Sequence
 from typing import Final, cast, final
@@ -19,6 +23,10 @@ __all__ = ["FrameStream", "socket_below"]
 
 _READ_BYTES: Final = 65536
 _CLOSE: Final = b"\x88"  # the first byte of a close frame
+_PONG: Final = b"\x8a"
+_MASK_BYTES: Final = 4
+_LINGER_SECONDS: Final = 1.0
+_ENDED: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 
 @final
@@ -28,9 +36,13 @@ class FrameStream(trio.abc.Stream):
     Args:
         stream: TCP's is taken apart and its socket used directly: a system call is tried before a wait.
         already_read: bytes that were read from the stream and shall be read again.
+        max_unfinished: bytes that the peer may send without finishing a message; then the stream ends.
+
+    Attributes:
+        last_words: tells the close frame that a broken protocol deserves, empty where the conversation ended otherwise.
     """
 
-    def __init__(self, stream: trio.abc.Stream, already_read: bytes = b"") -> None:
+    def __init__(self, stream: trio.abc.Stream, already_read: bytes = b"", *, max_unfinished: float = math.inf) -> None:
         self._stream: trio.abc.Stream | None = stream
         self._socket: socket.socket | None = None
         if isinstance(stream, trio.SocketStream):
@@ -38,11 +50,13 @@ class FrameStream(trio.abc.Stream):
             self._socket.setblocking(False)
             self._stream = None
         self._already_read = already_read
+        self._max_unfinished = max_unfinished
+        self._unfinished = 0
         self._busy = False
         self._torn = False
         self._turn = trio.lowlevel.ParkingLot()
         self._close_sent = False
-        self.last_words: Callable[[], bytes] | None = None  # the close frame that is due when the library sent none
+        self.last_words: Callable[[], bytes] | None = None
 
     # Reading, by the library.
 
@@ -52,7 +66,28 @@ class FrameStream(trio.abc.Stream):
             await trio.lowlevel.checkpoint()
             data = self._already_read[:max_bytes]
             self._already_read = self._already_read[len(data) :]
-            return data
+        elif self.endless:
+            await trio.lowlevel.checkpoint()
+            return b""
+        else:
+            data = await self._receive(max_bytes)
+        self._unfinished += len(data)
+        return data
+
+    @property
+    def endless(self) -> bool:
+        """True when the peer has sent more than `max_unfinished` bytes without finishing a message."""
+        return self._unfinished > self._max_unfinished
+
+    def message_finished(self) -> None:
+        """The library has given out a message."""
+        self._unfinished = 0
+
+    def control_frame_read(self, size: int) -> None:
+        """So many bytes of what was read belong to no message."""
+        self._unfinished = max(0, self._unfinished - size)
+
+    async def _receive(self, max_bytes: int | None = None) -> bytes:
         if self._socket is None:
             assert self._stream is not None
             return bytes(await self._stream.receive_some(max_bytes))
@@ -74,6 +109,8 @@ class FrameStream(trio.abc.Stream):
         """As `trio.abc.SendStream` says; waits until no frame of ours is half sent."""
         await self._begin()
         self._close_sent = self._close_sent or data[:1] == _CLOSE
+        if data[:1] == _PONG:
+            self.control_frame_read(len(data) + _MASK_BYTES)  # the ping that it answers
         await self._write(memoryview(bytes(data)))
 
     async def wait_send_all_might_not_block(self) -> None:
@@ -82,7 +119,7 @@ class FrameStream(trio.abc.Stream):
 
     async def _begin(self) -> None:
         await trio.lowlevel.checkpoint_if_cancelled()
-        while self._busy:
+        while self._busy and not self._torn:
             await self._turn.park()
         if self._torn:
             raise trio.BrokenResourceError("a write was cancelled in the middle of a frame")
@@ -105,7 +142,10 @@ class FrameStream(trio.abc.Stream):
 
     def _release(self) -> None:
         self._busy = False
-        self._turn.unpark()
+        if self._torn:
+            self._turn.unpark_all()
+        else:
+            self._turn.unpark()
 
     def _send(self, data: bytes | memoryview) -> int:
         assert self._socket is not None
@@ -158,23 +198,31 @@ class FrameStream(trio.abc.Stream):
     # Closing.
 
     async def aclose(self) -> None:
-        """Close, with the close frame that is due if no frame is half sent."""
-        due = b""
-        if self.last_words is not None and not (self._close_sent or self._busy or self._torn):
-            due = self.last_words()
-        if self._socket is not None:
-            if due and self._socket.fileno() >= 0:
-                with contextlib.suppress(OSError):
-                    self._socket.send(due)
+        """Close. A peer that broke the protocol first gets the close frame that is due, unless a frame is half sent.
+
+        Cancelled: the link is dropped.
+        """
+        try:
+            words = self.last_words() if self.last_words is not None else b""
+            if words and not self._busy and not self._torn:
+                with trio.move_on_after(_LINGER_SECONDS), contextlib.suppress(*_ENDED):
+                    await self._say(words)
+        finally:
             self.abort()
+        if self._stream is not None:
+            await self._stream.aclose()
+        else:
             await trio.lowlevel.checkpoint()
-            return
-        assert self._stream is not None
-        if due:
-            with trio.move_on_after(1.0), contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-                await self._stream.send_all(due)
-        self._torn = True
-        await self._stream.aclose()
+
+    async def _say(self, words: bytes) -> None:
+        """Send a last frame, and wait for the peer to hang up: a link that is dropped with unread bytes is reset."""
+        if not self._close_sent:
+            await self.send_all(words)
+        if self._socket is not None:
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_WR)
+        while await self._receive():
+            pass
 
     def abort(self) -> None:
         """Drop the link at once."""

@@ -50,11 +50,13 @@ class Head:
         request: the parsed request.
         raw: every byte read so far, the head first.
         leftover: what came behind the head.
+        wants_websocket: whether it asks for a WebSocket in a way that counts.
     """
 
     request: Request
     raw: bytes
     leftover: bytes
+    wants_websocket: bool
 
 
 async def read_head(stream: trio.abc.Stream, *, remote: str | None, secure: bool) -> Head:
@@ -85,7 +87,9 @@ async def read_head(stream: trio.abc.Stream, *, remote: str | None, secure: bool
         remote=remote,
         secure=secure,
     )
-    return Head(request, bytes(raw), bytes(connection.trailing_data[0]))
+    # RFC 9110 section 7.8: an Upgrade in HTTP/1.0 is ignored. RFC 6455 section 4.1: the method is GET.
+    wants_websocket = request.is_upgrade and request.method == "GET" and event.http_version >= b"1.1"
+    return Head(request, bytes(raw), bytes(connection.trailing_data[0]), wants_websocket)
 
 
 def check_pages(pages: Mapping[str, Page]) -> None:

@@ -6,8 +6,10 @@ tear them. Handed an open `WebSocketConnection`, frames are taken apart and sent
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, final
+import contextlib
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Final, final
 
 import trio
 import trio_websocket
@@ -23,7 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["TrioWebSocketTransport", "request_of", "serve_request"]
 
-_ENDED = (trio.BrokenResourceError, trio.ClosedResourceError)
+_PONG_BYTES: Final = 10  # the answer to a ping with the payload of four bytes that trio-websocket gives it
+_ENDED: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 
 @final
@@ -60,11 +63,15 @@ class TrioWebSocketTransport:
                 await self._closing.wait()  # whoever hears the end stops the tasks that the close may need
             self._end_pings()
             raise self._closed() from None
+        if self._stream is not None:
+            self._stream.message_finished()
         return [message.encode() if isinstance(message, str) else Binary(message)]
 
     def _closed(self) -> ConnectionClosed:
         if self._end is not None:
             return ConnectionClosed(self._end.code, self._end.reason)
+        if self._stream is not None and self._stream.endless:
+            return ConnectionClosed(1009, "message too big, or in too many fragments")
         reason = self._websocket.closed
         if reason is None:
             return ConnectionClosed(1006)
@@ -123,6 +130,8 @@ class TrioWebSocketTransport:
                 self._pings.discard(scope)
         if scope.cancelled_caught:
             raise self._closed()
+        if self._stream is not None:
+            self._stream.control_frame_read(_PONG_BYTES)
 
     async def aclose(self, code: int = 1000, reason: str = "") -> None:
         """See `trio_wskit.abc.Transport.aclose`."""
@@ -144,10 +153,8 @@ class TrioWebSocketTransport:
 
     def last_words(self) -> bytes:
         """The close frame for a peer that broke the protocol: trio-websocket would just hang up."""
-        reason = self._websocket.closed
-        if reason is None or reason.code not in (1002, 1007, 1009):
-            return b""
-        return close_frame(reason.code, (reason.reason or "")[:100])
+        closed = self._closed()
+        return close_frame(closed.code, closed.reason[:100]) if closed.code in (1002, 1007, 1009) else b""
 
     def abort(self) -> None:
         """See `trio_wskit.abc.Transport.abort`."""
@@ -175,36 +182,60 @@ def request_of(request: trio_websocket.WebSocketRequest) -> Request:
 async def serve_request(app: App, request: trio_websocket.WebSocketRequest) -> None:
     """Serve one request of an application that uses trio-websocket already: its handler may be just this call.
 
-    The app admits the request (limits, Origin, authentication), or it is rejected with the HTTP status that is due.
+    The app admits the request (limits, Origin, authentication), or it is rejected with the HTTP status that is due. The
+    handshake's Host is not known here, so an app that browsers connect to must name its `origins`.
+
     Returns when the connection is over. Cancelled: the client gets 1001.
     """
     try:
         async with app.admit(request_of(request)) as admission, trio.open_nursery() as nursery:
-            websocket = await request.accept(extra_headers=_as_bytes(accept_headers(admission)))
+            try:
+                websocket = await request.accept(extra_headers=_as_bytes(accept_headers(admission)))
+            except trio_websocket.ConnectionClosed:
+                return  # it left before it was let in
             await app.serve_session(TrioWebSocketTransport(websocket, nursery), admission)
             nursery.cancel_scope.cancel()
     except Reject as refusal:
-        await request.reject(
-            refusal.status, extra_headers=_as_bytes(refusal.headers.items()), body=refusal.body.encode()
-        )
+        with contextlib.suppress(trio_websocket.ConnectionClosed):
+            await request.reject(
+                refusal.status, extra_headers=_as_bytes(refusal.headers.items()), body=refusal.body.encode()
+            )
 
 
-def _as_bytes(fields: Any) -> list[tuple[bytes, bytes]]:
+def _as_bytes(fields: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
     return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in fields]
 
 
-async def serve_trio_websocket(app: App, stream: trio.abc.Stream, head: Head, admission: Admission) -> None:
-    """Shake hands through trio-websocket on a stream whose request was read already, and serve the session."""
-    frames = FrameStream(stream, head.raw)
+async def serve_trio_websocket(
+    app: App, stream: trio.abc.Stream, head: Head, admission: Admission, handshake: trio.CancelScope
+) -> None:
+    """Shake hands through trio-websocket on a stream whose request was read already, and serve the session.
+
+    Args:
+        app: is open.
+        stream: is closed here.
+        head: what was read from it.
+        admission: of the app.
+        handshake: its deadline ends with the handshake.
+    """
+    largest = app.limits.max_frame_bytes
+    frames = FrameStream(stream, head.raw, max_unfinished=largest + largest // 8 + 65536)
     try:
         async with trio.open_nursery() as nursery:
             request = await trio_websocket.wrap_server_stream(
-                nursery, frames, max_message_size=app.limits.max_frame_bytes, receive_buffer_size=65536
+                nursery, frames, max_message_size=largest, receive_buffer_size=65536
             )
-            websocket = await request.accept(extra_headers=_as_bytes(accept_headers(admission)))
+            try:
+                websocket = await request.accept(extra_headers=_as_bytes(accept_headers(admission)))
+            except trio_websocket.ConnectionClosed:
+                nursery.cancel_scope.cancel()
+                return
+            handshake.deadline = math.inf
             transport = TrioWebSocketTransport(websocket, nursery, frames)
             frames.last_words = transport.last_words
             await app.serve_session(transport, admission)
+            with trio.CancelScope(shield=True):
+                await frames.aclose()
             nursery.cancel_scope.cancel()
     finally:
         frames.abort()
