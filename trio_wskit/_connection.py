@@ -7,7 +7,7 @@ end in one bounded memory channel of batches. When it is full nobody reads, and 
 from __future__ import annotations
 
 import math
-from typing import Protocol, final
+from typing import Protocol, cast, final
 
 import trio
 
@@ -75,7 +75,8 @@ class Connection:
         self._limits = limits
         self._nursery = nursery
         self._owner = owner
-        self._push = transport if isinstance(transport, PushTransport) else None
+        # Not isinstance(): for a protocol that looks at every method, and costs as much as the rest of this.
+        self._push = cast("PushTransport", transport) if hasattr(transport, "attach") else None
         self.inbox = Inbox(limits.max_waiting_batches, self._resume)
         self._resumed: trio.Event | None = None  # set while the reader is held back
         self._closing = False
