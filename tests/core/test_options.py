@@ -6,16 +6,24 @@ from typing import Any
 import attrs
 import pytest
 
+from trio_wskit._core.bucket import Policy
 from trio_wskit._core.options import Limits
 from trio_wskit.errors import ConfigError
 
 COUNTS = [field.name for field in attrs.fields(Limits) if isinstance(field.default, int)]
-OPTIONAL_COUNTS = ["max_connections", "max_connections_per_address"]
+OPTIONAL_COUNTS = [
+    "max_calls",
+    "max_pending",
+    "max_connections",
+    "max_connections_per_address",
+    "max_connections_per_identity",
+]
+RATES = ["message_rate", "byte_rate"]
 TIMES = [field.name for field in attrs.fields(Limits) if isinstance(field.default, float)]
 
 
 def test_every_option_is_a_count_a_time_or_the_one_choice() -> None:
-    assert {*COUNTS, *OPTIONAL_COUNTS, *TIMES, "on_exceeded"} == {field.name for field in attrs.fields(Limits)}
+    assert {*COUNTS, *OPTIONAL_COUNTS, *RATES, *TIMES, "on_exceeded"} == {field.name for field in attrs.fields(Limits)}
 
 
 def test_the_defaults_are_those_that_are_documented() -> None:
@@ -41,7 +49,7 @@ def test_a_count_is_a_whole_number_above_0(name: str, value: object) -> None:
 
 
 @pytest.mark.parametrize("name", OPTIONAL_COUNTS)
-def test_only_the_numbers_of_connections_may_be_unlimited(name: str) -> None:
+def test_what_does_not_bound_memory_by_itself_may_be_unlimited(name: str) -> None:
     assert getattr(Limits(**_options(name, None)), name) is None
 
 
@@ -76,3 +84,12 @@ def test_a_frame_may_be_four_times_what_a_message_may() -> None:
 
 def _options(name: str, value: object) -> dict[str, Any]:
     return {name: value}
+
+
+@pytest.mark.parametrize("name", RATES)
+def test_a_rate_is_a_policy_or_none(name: str) -> None:
+    policy = Policy(10, 5)
+    assert getattr(Limits(**_options(name, policy)), name) is policy
+    assert getattr(Limits(), name) is None
+    with pytest.raises(ConfigError, match=f"Limits\\({name}=…\\) takes a Policy or None, not 10"):
+        Limits(**_options(name, 10))

@@ -7,7 +7,8 @@ from typing import Any
 import attrs
 import pytest
 
-from trio_wskit._core.routes import OnConflict, Route, RouteTable
+from trio_wskit._core.lanes import serial
+from trio_wskit._core.routes import OnConflict, Route, RouteOptions, RouteTable
 from trio_wskit._core.schema import message, spec_of
 from trio_wskit.errors import ConfigError
 
@@ -100,3 +101,29 @@ def test_a_route_is_a_value() -> None:
     assert on(A).middleware == ()
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         on(A).handler = second  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_a_route_without_options_asks_for_nothing() -> None:
+    assert on(A).options == RouteOptions(lane=None, timeout=None, detached=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"lane": "serial"}, r"lane takes serial, concurrent\(n\) or keyed\(key\), not 'serial'"),
+        ({"timeout": 0}, "timeout takes seconds above 0, not 0"),
+        ({"timeout": True}, "timeout takes seconds above 0, not True"),
+        ({"timeout": "5"}, "timeout takes seconds above 0, not '5'"),
+        ({"detached": 1}, "detached takes True or False, not 1"),
+        ({"detached": True, "lane": serial}, "a detached handler runs beside its connection: it takes no lane"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(options: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        RouteOptions(**options)
+
+
+def test_options_that_go_together_are_taken() -> None:
+    options = RouteOptions(lane=serial, timeout=0.5)
+    assert (options.lane, options.timeout) == (serial, 0.5)
+    assert RouteOptions(timeout=1, detached=True).detached

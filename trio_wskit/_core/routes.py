@@ -3,16 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, final
+from typing import Any, Literal, cast, final
 
 import attrs
 
+from trio_wskit._core.lanes import Lane
 from trio_wskit._core.schema import MessageSpec
 from trio_wskit.errors import ConfigError
 
-__all__ = ["OnConflict", "Route", "RouteTable"]
+__all__ = ["OnConflict", "Route", "RouteOptions", "RouteTable"]
 
 OnConflict = Literal["error", "skip", "replace"]
+
+
+@final
+@attrs.frozen(kw_only=True)
+class RouteOptions:
+    """What a route asks for beside its handler. Plain values, checked when they are made.
+
+    Attributes:
+        lane: how its messages share their connection; None means `serial` for events and `concurrent()` for calls.
+        timeout: seconds that its handler may take, in place of ``Limits.call_timeout``; None means that, for calls, and
+            no limit for events.
+        detached: its handlers outlive their connection.
+    """
+
+    lane: Lane | None = None
+    timeout: float | None = None
+    detached: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        lane, timeout, detached = cast("tuple[object, object, object]", (self.lane, self.timeout, self.detached))
+        if lane is not None and not isinstance(lane, Lane):
+            raise ConfigError(f"lane takes serial, concurrent(n) or keyed(key), not {lane!r}")
+        if timeout is not None and (
+            not isinstance(timeout, (int, float)) or isinstance(timeout, bool) or not timeout > 0
+        ):
+            raise ConfigError(f"timeout takes seconds above 0, not {timeout!r}")
+        if not isinstance(detached, bool):
+            raise ConfigError(f"detached takes True or False, not {detached!r}")
+        if detached and lane is not None:
+            raise ConfigError("a detached handler runs beside its connection: it takes no lane")
 
 
 @final
@@ -24,11 +55,13 @@ class Route:
         spec: the message's compiled schema; ``spec.type`` is the type on the wire, with every mounted prefix.
         handler: takes the context; a coroutine function, or a plain function that never waits.
         middleware: what runs around this handler alone, outermost first.
+        options: what else the route asks for.
     """
 
     spec: MessageSpec
     handler: Callable[[Any], Any]
     middleware: tuple[Callable[[Any, Any], Any], ...] = ()
+    options: RouteOptions = RouteOptions()
 
 
 @final
