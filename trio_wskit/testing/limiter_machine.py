@@ -156,6 +156,7 @@ class RateLimiterStateMachine(RuleBasedStateMachine):
         """
         before = {bucket: self._look(bucket) for bucket in self.asked}
         now = self.clock.ticks
+        self.latest = max(self.latest, now)
         self.clock.ticks = max(0, now - ticks)
         for bucket, look in before.items():
             key, policy = bucket
