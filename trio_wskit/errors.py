@@ -5,9 +5,13 @@ TrioWskitError
 ├── WsKitError              a failure with a wire code: raise it in a handler, and the peer is told
 │   ├── MalformedMessage        not JSON, not an envelope, a reserved type          INVALID_ARGUMENT
 │   ├── PayloadInvalid          the payload or the meta does not fit its schema     INVALID_ARGUMENT
+│   │   └── ValidationError         it is the answer to a request that does not
 │   ├── MessageTooBig           more bytes than the limit                           RESOURCE_EXHAUSTED
+│   ├── ServerError             a client got an ERROR
+│   │   └── RpcError                or the RPC_ERROR that answers its request
 │   └── PubSubError             a topic operation was refused (see its ``reason``)
 ├── ConnectionClosed        the connection is closed, with code and reason
+│   └── ConnectFailed           a client could not open it, with the HTTP status where there was one
 ├── ProtocolError           RFC 6455 was broken
 │   ├── LocalProtocolError      by us: a bug of the caller
 │   └── RemoteProtocolError     by the peer; has the close code that answers it
@@ -27,6 +31,7 @@ __all__ = [
     "CloseError",
     "CodeRule",
     "ConfigError",
+    "ConnectFailed",
     "ConnectionClosed",
     "ErrorCode",
     "LocalProtocolError",
@@ -38,7 +43,10 @@ __all__ = [
     "PubSubReason",
     "Reject",
     "RemoteProtocolError",
+    "RpcError",
+    "ServerError",
     "TrioWskitError",
+    "ValidationError",
     "WsKitError",
 ]
 
@@ -157,6 +165,42 @@ class PayloadInvalid(WsKitError):
         )
 
 
+class ValidationError(PayloadInvalid):
+    """What a server answered is not what the request declares: another type, or a payload that does not fit."""
+
+
+class ServerError(WsKitError):
+    """What a client was told in an ERROR.
+
+    Attributes:
+        retryable: what the server said; else what its code means; None where only the application knows.
+        retry_after: seconds, as the server said; else its code's suggestion. None where waiting does not help.
+        correlation_id: of the request; None for an error that answers none.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        message: str | None = None,
+        details: Mapping[str, Any] | None = None,
+        *,
+        retryable: bool | None = None,
+        retry_after: float | None = None,
+        correlation_id: str | None = None,
+    ) -> None:
+        rule = CODES.get(code)
+        super().__init__(code, message, details, retryable=retryable, retry_after=retry_after)
+        if retryable is None and rule is not None:
+            self.retryable = rule.retryable
+        if self.retryable is False:
+            self.retry_after = None
+        self.correlation_id = correlation_id
+
+
+class RpcError(ServerError):
+    """What a client was told in the RPC_ERROR that answers its request; or DEADLINE_EXCEEDED, when no answer came."""
+
+
 class MessageTooBig(WsKitError):
     """A message has more bytes than the limit; ``details`` holds ``observed`` and ``limit``, in bytes."""
 
@@ -201,15 +245,50 @@ class ConnectionClosed(TrioWskitError):
     Attributes:
         code: the close code of RFC 6455 section 7.4; 1006 when the link broke without a close frame.
         reason: the peer's or our own text; may be empty.
+        retry_after: seconds after which the server wants to see us again; None where it did not say.
     """
+
+    retry_after: float | None = None
 
     def __init__(self, code: int = 1006, reason: str = "") -> None:
         super().__init__(code, reason)
         self.code = code
         self.reason = reason
 
+    @property
+    def retryable(self) -> bool | None:
+        """Whether another connection may fare better; None for codes that only the application knows."""
+        return None if 3000 <= self.code <= 4999 else self.code in _TRANSIENT
+
     def __str__(self) -> str:
         return f"connection closed with {self.code}" + (f" ({self.reason})" if self.reason else "")
+
+
+# Going away, none, broken, internal, restart, try again later, bad gateway: the IANA registry of close codes.
+_TRANSIENT: Final = frozenset({1001, 1005, 1006, 1011, 1012, 1013, 1014})
+
+
+class ConnectFailed(ConnectionClosed):
+    """A client could not open the connection. The code is 1006, as for a link that broke.
+
+    Attributes:
+        reason: why, without the query of the URL and without a token.
+        status: the HTTP status with which the server or the proxy refused; None where it was something else.
+        retry_after: what the refusal's ``Retry-After`` says, in seconds.
+    """
+
+    def __init__(self, reason: str, *, status: int | None = None, retry_after: float | None = None) -> None:
+        super().__init__(1006, reason)
+        self.status = status
+        self.retry_after = retry_after
+
+    @property
+    def retryable(self) -> bool | None:
+        """False where the server refused for good: an HTTP status from 300 to 499 other than 408, 425 and 429."""
+        return self.status is None or self.status >= 500 or self.status in (408, 425, 429)
+
+    def __str__(self) -> str:
+        return self.reason
 
 
 class ProtocolError(TrioWskitError):

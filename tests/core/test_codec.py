@@ -78,6 +78,32 @@ def test_any_other_type_passes(name: str) -> None:
     assert envelope_of(type=name).type == name
 
 
+# What a client reads
+
+
+def test_a_client_is_sent_reserved_types() -> None:
+    ack = decode(b'{"type":"__heartbeat_ack","meta":{"ts":1}}', from_server=True)
+    assert ack == Envelope("__heartbeat_ack", {"ts": 1}, ABSENT, None)
+
+
+@pytest.mark.parametrize("value", ['"payload":1', '"data":1', '"payload":2,"data":1'])
+def test_a_progress_has_its_value_under_either_name(value: str) -> None:
+    found = decode(b'{"type":"$ws:rpc-progress","meta":{"correlationId":"c"},%b}' % value.encode(), from_server=True)
+    assert found == Envelope("$ws:rpc-progress", {"correlationId": "c"}, 1, "c")
+
+
+@pytest.mark.parametrize("value", ["null", "5", '""', "[]"])
+def test_what_is_no_correlation_id_is_none_to_a_client(value: str) -> None:
+    found = decode(b'{"type":"T","meta":{"correlationId":%b,"timestamp":"now"}}' % value.encode(), from_server=True)
+    assert found.correlation_id is None
+
+
+@pytest.mark.parametrize("text", [b'{"type":"T","meta":[]}', b'{"type":5}', b"[]", b"{"])
+def test_a_client_refuses_what_is_no_envelope(text: bytes) -> None:
+    with pytest.raises(MalformedMessage):
+        decode(text, from_server=True)
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

@@ -43,13 +43,21 @@ MAX_ISSUES: Final = 50
 """Issues in one error frame: a refusal must not be much larger than what it refuses."""
 
 
-def decode(data: bytes, *, max_bytes: int = DEFAULT_MAX_BYTES, max_depth: int = DEFAULT_MAX_DEPTH) -> Envelope:
+def decode(
+    data: bytes,
+    *,
+    max_bytes: int = DEFAULT_MAX_BYTES,
+    max_depth: int = DEFAULT_MAX_DEPTH,
+    from_server: bool = False,
+) -> Envelope:
     """Read one message.
 
     Args:
         data: the payload of a text or a binary message; UTF-8.
         max_bytes: the largest size that is accepted, in bytes.
         max_depth: how deep arrays and objects may nest, from 1 to 1,000; the envelope itself is the first level.
+        from_server: we are the client. Reserved types are taken, a progress' value is found under `data` or `payload`,
+            and the meta is not judged: a correlation id that is none is as good as absent.
 
     Raises:
         MessageTooBig: found before anything is parsed.
@@ -76,13 +84,24 @@ def decode(data: bytes, *, max_bytes: int = DEFAULT_MAX_BYTES, max_depth: int = 
     if meta is None:
         meta = {}
     elif meta != {}:
-        correlation_id = _check_meta(meta)
+        correlation_id = _id_in_answer(meta) if from_server else _check_meta(meta)
     type_name: Any = root.get("type")
     if type(type_name) is not str:
         raise MalformedMessage("Not an envelope: type must be a string", correlation_id=correlation_id)
+    payload: Any = root.get("payload", ABSENT)
     if type_name.startswith(RESERVED_PREFIXES) and type_name not in CONTROL_TYPES:
-        raise MalformedMessage("Reserved message type", correlation_id=correlation_id)
-    return Envelope(type_name, meta, root.get("payload", ABSENT), correlation_id)
+        if not from_server:
+            raise MalformedMessage("Reserved message type", correlation_id=correlation_id)
+        if type_name == PROGRESS:
+            payload = root.get("data", payload)
+    return Envelope(type_name, meta, payload, correlation_id)
+
+
+def _id_in_answer(meta: Any) -> str | None:
+    if type(meta) is not dict:
+        raise MalformedMessage("meta: expected an object")
+    found: Any = meta.get("correlationId")  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+    return found if type(found) is str and found else None
 
 
 def _check_meta(meta: Any) -> Any:

@@ -139,8 +139,12 @@ def reject_response(refusal: Reject) -> HttpResponse:
 
 
 def accept_headers(admission: Admission) -> list[tuple[str, str]]:
-    """What our 101 answer says beside the handshake itself."""
-    return [("x-client-id", admission.client_id)]
+    """What our 101 answer says beside the handshake itself.
+
+    A ws-kit server drops a message with a meta key that its schema does not declare; our client sends these keys only
+    to who says that it takes them.
+    """
+    return [("x-client-id", admission.client_id), ("x-wskit-meta", "timeoutMs, idempotencyKey, traceparent")]
 
 
 def remote_of(stream: trio.abc.Stream) -> str | None:
