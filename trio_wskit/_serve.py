@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import math
 import signal
 import ssl
 import sys
@@ -17,8 +16,9 @@ import attrs
 import trio
 
 from trio_wskit._app import Admission, App, open_app
-from trio_wskit._core.handshake import HttpResponse
+from trio_wskit._core.handshake import HttpResponse, Request
 from trio_wskit._core.upgrade import accept_upgrade
+from trio_wskit.abc import Transport
 from trio_wskit.errors import ConfigError, ConnectionClosed, Reject
 from trio_wskit.transports._front import (
     LINK_ERRORS,
@@ -214,31 +214,101 @@ class _Door:
 
     async def _serve_stream(self, stream: trio.abc.Stream) -> None:
         """One connection, from its first byte to its last. Whatever it does, the others go on."""
-        raw = stream
         try:
-            with trio.move_on_after(self._app.limits.handshake_timeout) as deadline:
-                remote = remote_of(stream)
-                if self._ssl_context is not None:
-                    stream = trio.SSLStream(stream, self._ssl_context, server_side=True, https_compatible=True)
-                head = await self._greet(stream, remote)
-                if head is not None:
-                    await self._admit(stream, head, deadline)
+            if self._native:
+                await self._serve_native(stream)
+            else:
+                await self._serve_trio_websocket(stream)
         except LINK_ERRORS:
             pass  # the peer left, or never spoke our language
         except Exception:
             logger.exception("a connection failed before its session began")
         finally:
-            await trio.aclose_forcefully(raw)
+            await trio.aclose_forcefully(stream)
 
-    async def _greet(self, stream: trio.abc.Stream, remote: str | None) -> Head | None:
-        """Read the request; None where it got a plain answer."""
+    async def _serve_native(self, stream: trio.abc.Stream) -> None:
+        entered = await self._enter(stream)
+        if entered is None:
+            return
+        # From here on this task is all that an idle connection keeps: no request's bytes, no deadline, no exit stack.
+        transport, admission = entered
+        try:
+            await self._app.serve_session(transport, admission)
+        finally:
+            self._leave(admission)
+            with (
+                trio.CancelScope(shield=True, deadline=trio.current_time() + 1.0),
+                contextlib.suppress(ConnectionClosed),
+            ):
+                await transport.aclose()
+
+    async def _enter(self, stream: trio.abc.Stream) -> tuple[Transport, Admission] | None:
+        """Shake hands; None where the request got another answer, or took too long. `_leave` follows every success."""
+        with trio.move_on_after(self._app.limits.handshake_timeout):
+            greeted = await self._greet(stream)
+            if greeted is None:
+                return None
+            stream, head = greeted
+            try:
+                upgrade = accept_upgrade(head.request.headers)
+                admission = await self._admit(head.request)
+            except Reject as refusal:
+                await send_response(stream, reject_response(refusal))
+                return None
+            try:
+                await stream.send_all(upgrade.to_bytes(accept_headers(admission)))
+                transport = native_transport(
+                    stream,
+                    poller=self._poller,
+                    leftover=head.leftover,
+                    max_message_bytes=self._app.limits.max_frame_bytes,
+                )
+            except BaseException:
+                self._leave(admission)
+                raise
+            return transport, admission
+        return None
+
+    async def _serve_trio_websocket(self, stream: trio.abc.Stream) -> None:
+        with trio.move_on_after(self._app.limits.handshake_timeout) as handshake:
+            greeted = await self._greet(stream)
+            if greeted is None:
+                return
+            stream, head = greeted
+            try:
+                accept_upgrade(head.request.headers)
+                admission = await self._admit(head.request)
+            except Reject as refusal:
+                await send_response(stream, reject_response(refusal))
+                return
+            try:
+                await serve_trio_websocket(self._app, stream, head, admission, handshake)
+            finally:
+                self._leave(admission)
+
+    async def _admit(self, request: Request) -> Admission:
+        if self._closing:
+            raise Reject(503, "Shutting down", {"Retry-After": "1"})
+        admission = await self._app.take_place(request)
+        self._clients.add(admission.client_id)
+        return admission
+
+    def _leave(self, admission: Admission) -> None:
+        self._clients.discard(admission.client_id)
+        self._app.free_place(admission.request)
+
+    async def _greet(self, stream: trio.abc.Stream) -> tuple[trio.abc.Stream, Head] | None:
+        """Begin TLS where it is due, and read the request; None where it got a plain answer."""
+        remote = remote_of(stream)
+        if self._ssl_context is not None:
+            stream = trio.SSLStream(stream, self._ssl_context, server_side=True, https_compatible=True)
         try:
             head = await read_head(stream, remote=remote, secure=self._ssl_context is not None)
         except Reject as refusal:
             await send_response(stream, reject_response(refusal))
             return None
         if head.wants_websocket:
-            return head
+            return stream, head
         try:
             response = await answer_plain(head.request, self._pages)
         except Exception:
@@ -246,42 +316,6 @@ class _Door:
             response = HttpResponse(500, "Internal server error\n")
         await send_response(stream, response, head_only=head.request.method == "HEAD")
         return None
-
-    async def _admit(self, stream: trio.abc.Stream, head: Head, handshake: trio.CancelScope) -> None:
-        app = self._app
-        try:
-            upgrade = accept_upgrade(head.request.headers)
-            async with app.admit(head.request) as admission:
-                if self._closing:
-                    raise Reject(503, "Shutting down", {"Retry-After": "1"})
-                self._clients.add(admission.client_id)
-                try:
-                    if self._native:
-                        await stream.send_all(upgrade.to_bytes(accept_headers(admission)))
-                        handshake.deadline = math.inf
-                        await self._serve_native(stream, head, admission)
-                    else:
-                        await serve_trio_websocket(app, stream, head, admission, handshake)
-                finally:
-                    self._clients.discard(admission.client_id)
-        except Reject as refusal:
-            await send_response(stream, reject_response(refusal))
-
-    async def _serve_native(self, stream: trio.abc.Stream, head: Head, admission: Admission) -> None:
-        transport = native_transport(
-            stream,
-            poller=self._poller,
-            leftover=head.leftover,
-            max_message_bytes=self._app.limits.max_frame_bytes,
-        )
-        try:
-            await self._app.serve_session(transport, admission)
-        finally:
-            with (
-                trio.CancelScope(shield=True, deadline=trio.current_time() + 1.0),
-                contextlib.suppress(ConnectionClosed),
-            ):
-                await transport.aclose()
 
     async def say_goodbye(self, code: int) -> None:
         """Admit nobody any more, and close the sessions that came in here: all at once, in at most 1.5 seconds."""
