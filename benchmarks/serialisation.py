@@ -21,9 +21,9 @@ import msgspec
 import orjson
 
 from trio_wskit._core import straight
+from trio_wskit._core.annotations import Shapes, camel_case
 from trio_wskit._core.codec import decode
 from trio_wskit._core.schema import MessageSpec, message, spec_of
-from trio_wskit._core.shapes import Shapes, camel_case
 from trio_wskit._core.writing import Writers
 
 ROUNDS = 80

@@ -7,10 +7,10 @@ from typing import Any, NotRequired, cast
 import attrs
 import pytest
 
+from trio_wskit._core.annotations import camel_case
 from trio_wskit._core.compiling import Compiled, Options, Unresolved, compile_class, read_or_explain
 from trio_wskit._core.envelope import ABSENT
 from trio_wskit._core.leaves import Wrong
-from trio_wskit._core.shapes import camel_case
 from trio_wskit.errors import ConfigError
 
 

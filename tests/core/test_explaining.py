@@ -9,6 +9,7 @@ import pytest
 from attrs import validators
 from cattrs import AttributeValidationNote
 
+from trio_wskit._core.annotations import Shapes, camel_case
 from trio_wskit._core.explaining import (
     MAX_FAILURES,
     TOO_DEEP,
@@ -20,7 +21,7 @@ from trio_wskit._core.explaining import (
 )
 from trio_wskit._core.leaves import Read
 from trio_wskit._core.reading import Readers
-from trio_wskit._core.shapes import Shape, Shapes, camel_case
+from trio_wskit._core.shapes import Shape
 
 
 class Colour(enum.Enum):

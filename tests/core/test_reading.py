@@ -12,10 +12,10 @@ import pytest
 from attrs import validators
 from cattrs.errors import BaseValidationError
 
+from trio_wskit._core.annotations import Shapes, camel_case
 from trio_wskit._core.explaining import MAX_FAILURES
 from trio_wskit._core.leaves import Refused, Wrong
 from trio_wskit._core.reading import Readers
-from trio_wskit._core.shapes import Shapes, camel_case
 
 
 class Colour(enum.Enum):

@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.core.payloads import OwnConstructor, Typed, classes, noise, payloads, wrong_instances
+from trio_wskit._core.annotations import Shapes, camel_case
 from trio_wskit._core.json_text import dumps, loads
 from trio_wskit._core.leaves import READERS, WRITERS, Read, Write
 from trio_wskit._core.reading import Readers
-from trio_wskit._core.shapes import Shape, Shapes, camel_case
+from trio_wskit._core.shapes import Shape
 from trio_wskit._core.straight import Accept, Encode, GivesUp, straight_encoder, straight_reader
 from trio_wskit._core.writing import Writers
 

@@ -11,8 +11,8 @@ from typing import Any, Literal
 import attrs
 import pytest
 
+from trio_wskit._core.annotations import Shapes, camel_case
 from trio_wskit._core.leaves import Wrong
-from trio_wskit._core.shapes import Shapes, camel_case
 from trio_wskit._core.writing import Writers
 
 

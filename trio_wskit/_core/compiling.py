@@ -8,14 +8,15 @@ from typing import Any, NotRequired, final, get_args, get_origin
 
 import attrs
 
-from ..errors import ConfigError
-from .envelope import ABSENT
-from .explaining import TOO_DEEP, expected_of, issues_of
-from .leaves import Read, Write
-from .reading import Readers
-from .shapes import ClassShape, Rename, Shape, Shapes
-from .straight import Accept, Encode, straight_encoder, straight_reader
-from .writing import Writers
+from trio_wskit._core.annotations import Rename, Shapes
+from trio_wskit._core.envelope import ABSENT
+from trio_wskit._core.explaining import TOO_DEEP, expected_of, issues_of
+from trio_wskit._core.leaves import Read, Write
+from trio_wskit._core.reading import Readers
+from trio_wskit._core.shapes import ClassShape, Shape
+from trio_wskit._core.straight import Accept, Encode, straight_encoder, straight_reader
+from trio_wskit._core.writing import Writers
+from trio_wskit.errors import ConfigError
 
 __all__ = ["Compiled", "MetaKey", "Options", "Unresolved", "compile_class", "read_or_explain"]
 

@@ -34,11 +34,11 @@ from typing import (
 
 import attrs
 
+from trio_wskit._core.annotations import Rename, camel_case
 from trio_wskit._core.compiling import Compiled, Options, Unresolved, compile_class, read_or_explain
 from trio_wskit._core.envelope import ABSENT, RESERVED_META, Envelope, is_reserved
 from trio_wskit._core.explaining import TOO_DEEP, expected_of
 from trio_wskit._core.json_text import dumps, is_json
-from trio_wskit._core.shapes import Rename, camel_case
 from trio_wskit._core.straight import Accept, Encode, GivesUp
 from trio_wskit.errors import ConfigError, PayloadInvalid
 

@@ -17,9 +17,9 @@ from typing import Any, Final, TypeAlias, assert_never, final
 
 import attrs
 
-from .json_text import dumps, is_json
-from .leaves import READERS, WRITERS, Read, Write, Wrong
-from .shapes import (
+from trio_wskit._core.json_text import dumps, is_json
+from trio_wskit._core.leaves import READERS, WRITERS, Read, Write, Wrong
+from trio_wskit._core.shapes import (
     AnyJson,
     ArrayOf,
     ClassShape,
