@@ -48,9 +48,11 @@ class Connection:
         flusher: joins the writes of a scheduler pass.
         nursery: owns the reader and the writer.
         owner: is told what must not wait.
+        client: we are the client, which is sent what a server is not.
     """
 
     __slots__ = (
+        "_client",
         "_closing",
         "_limits",
         "_nursery",
@@ -66,8 +68,16 @@ class Connection:
     )
 
     def __init__(
-        self, transport: Transport, limits: Limits, flusher: Flusher, nursery: trio.Nursery, owner: Owner
+        self,
+        transport: Transport,
+        limits: Limits,
+        flusher: Flusher,
+        nursery: trio.Nursery,
+        owner: Owner,
+        *,
+        client: bool = False,
     ) -> None:
+        self._client = client
         self.transport = transport
         self.outbox = Outbox(transport, limits, flusher, self._start_writer)
         self.close_code: int | None = None  # None while the link is open
@@ -102,15 +112,14 @@ class Connection:
     async def _read(self) -> None:
         try:
             while True:
-                messages = await self.transport.receive()
-                if not self.feed(messages):
+                if not self.feed(await self.transport.receive()):
                     self._resumed = trio.Event()
                     await self._resumed.wait()
         except ConnectionClosed as closed:
             self.disconnected(closed.code, closed.reason)
 
     def feed(self, messages: list[bytes]) -> bool:
-        """Decode messages, answer control envelopes at once, and queue the others as one batch.
+        """Decode messages, queue them as one batch, and answer the control envelopes among them at once.
 
         Returns:
             False when the dispatcher is behind: the caller holds back until `PushTransport.resume`.
@@ -119,18 +128,26 @@ class Connection:
             return True  # only the peer's close frame matters now
         limits = self._limits
         batch: list[Envelope] = []
+        controls: list[Envelope] = []
         for message in messages:
             try:
-                envelope = decode(message, max_bytes=limits.max_payload_bytes, max_depth=limits.max_depth)
+                envelope = decode(
+                    message,
+                    max_bytes=limits.max_payload_bytes,
+                    max_depth=limits.max_depth,
+                    from_server=self._client,
+                )
             except WsKitError as error:
                 self._owner.on_refused(error)
                 continue
             if envelope.type in CONTROL_TYPES:
-                self._owner.on_control(envelope)
+                controls.append(envelope)
             else:
                 batch.append(envelope)
         if batch and self.close_code is None:
             self.inbox.put_nowait(batch, messages)  # never full: nobody feeds after being told to hold back
+        for envelope in controls:  # now an abort finds the call that came just before it
+            self._owner.on_control(envelope)
         return not self.inbox.is_full
 
     @property

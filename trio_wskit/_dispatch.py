@@ -16,7 +16,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from operator import length_hint
-from typing import TYPE_CHECKING, Any, Final, final
+from types import CoroutineType
+from typing import TYPE_CHECKING, Any, Final, cast, final
 
 import trio
 
@@ -34,6 +35,7 @@ __all__ = ["CompiledRoute", "Dispatcher", "Middleware", "compile_routes"]
 
 Middleware = Callable[[Context[Any], Callable[[], Awaitable[Any]]], Awaitable[Any]]
 _NOTHING: Final[Iterator[Envelope]] = iter(())
+_COROUTINE: Final[Any] = CoroutineType  # what a handler is, a decorator may hide; what it gives, none can
 
 
 @final
@@ -42,11 +44,10 @@ class CompiledRoute:
 
     Attributes:
         run: takes a context whose payload is not validated yet; gives the handler's result, or a coroutine of it.
-        is_async: whether `run` gives a coroutine.
         replies: True for calls.
     """
 
-    __slots__ = ("is_async", "replies", "run", "spec")
+    __slots__ = ("replies", "run", "spec")
 
     def __init__(self, route: Route, middleware: Sequence[Middleware]) -> None:
         self.spec = route.spec
@@ -54,7 +55,6 @@ class CompiledRoute:
         layers = [*middleware, *route.middleware]
         before = [layer for layer in layers if getattr(layer, "stage", "message") == "envelope"]
         after = [layer for layer in layers if getattr(layer, "stage", "message") != "envelope"]
-        self.is_async = bool(layers) or _is_async(route.handler)
         if layers:
             self.run = _wrap(before, _validated(route, _wrap(after, _as_async(route.handler))))
         else:
@@ -72,17 +72,14 @@ def _validated(route: Route, handler: Callable[[Context[Any]], Any]) -> Callable
 
 
 def _as_async(handler: Callable[[Context[Any]], Any]) -> Callable[[Context[Any]], Awaitable[Any]]:
-    if _is_async(handler):
+    if inspect.iscoroutinefunction(handler):
         return handler
 
     async def run(context: Context[Any]) -> Any:
-        return handler(context)
+        result = handler(context)
+        return await result if type(result) is _COROUTINE else result
 
     return run
-
-
-def _is_async(handler: Callable[..., Any]) -> bool:
-    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(type(handler).__call__)
 
 
 def _wrap(layers: Sequence[Middleware], inner: Callable[[Context[Any]], Any]) -> Callable[[Context[Any]], Any]:
@@ -217,6 +214,8 @@ class _Leader:
         dispatcher = self.dispatcher
         routes = dispatcher.routes
         session = dispatcher.session
+        envelope: Envelope | None
+        context: Context[Any] | None
         while True:
             for envelope in dispatcher.pending:
                 route = routes.get(envelope.type)
@@ -226,55 +225,56 @@ class _Leader:
                 elif route.replies:
                     await self._serve_call(route, envelope)
                 else:
-                    context: Context[Any] = Context(session, envelope, None)
+                    context = Context(session, envelope, None)
                     try:
-                        if route.is_async:
+                        result = route.run(context)
+                        if type(result) is _COROUTINE:
                             self.context = context
-                            await run_until_wait(route.run(context), self._event_waits)
-                        else:
-                            route.run(context)
+                            await run_until_wait(result, self._event_waits)
                     except Exception as error:
-                        session.failed(context, error)
+                        self._failed(context, error)
+                    except BaseExceptionGroup as group:
+                        raise self._failed_in_part(context, group) from None
                     if self.waited:
                         self._finished()
                 if self.stopped:
                     return
-            self.context = None  # an idle connection keeps no message alive
+            self.context = context = envelope = None  # an idle connection keeps no message alive
             dispatcher.batch_done()
             try:
-                batch = await session.connection.inbox.get()
+                dispatcher.pending = iter(await session.connection.inbox.get())
             except trio.EndOfChannel:
                 self.leading = False
                 dispatcher.nursery.cancel_scope.cancel()
                 return
-            dispatcher.pending = iter(batch)
             session.outbox.cork()
 
     async def _serve_call(self, route: CompiledRoute, envelope: Envelope) -> None:
         dispatcher = self.dispatcher
         session = dispatcher.session
         correlation_id = envelope.correlation_id
-        if correlation_id is not None and not self._may_start(correlation_id):
+        if not self._may_start(correlation_id):
             return
         call = Call(correlation_id)
         context: Context[Any] = Context(session, envelope, call)
         try:
-            if route.is_async:
+            result = route.run(context)
+            if type(result) is _COROUTINE:
                 self.context = context
-                result = await run_until_wait(route.run(context), self._call_waits)
-            else:
-                result = route.run(context)
+                result = await run_until_wait(result, self._call_waits)
             if not call.answered:
                 frame = session.reply_frame(context, result)
                 if not session.outbox.offer(frame):
                     await session.outbox.send(frame)
                 call.answered = True
         except Exception as error:
-            session.failed(context, error)
+            self._failed(context, error)
+        except BaseExceptionGroup as group:
+            raise self._failed_in_part(context, group) from None
         if self.waited:
             self._finished()
 
-    def _may_start(self, correlation_id: str) -> bool:
+    def _may_start(self, correlation_id: str | None) -> bool:
         dispatcher = self.dispatcher
         session = dispatcher.session
         if dispatcher.aborted and correlation_id in dispatcher.aborted:
@@ -343,6 +343,20 @@ class _Leader:
             self.cancel_code = code
         self.stopped = True
         self.scope.cancel()
+
+    def _failed(self, context: Context[Any], error: Exception) -> None:
+        if self.waited and self.scope.cancel_called:
+            self._was_cancelled()  # this is why it failed, and what its client is told
+        self.dispatcher.session.failed(context, error)
+
+    def _failed_in_part(self, context: Context[Any], group: BaseExceptionGroup[BaseException]) -> BaseException:
+        """Some children of a handler failed over being cancelled. What is left to raise is the cancellation."""
+        parts: tuple[Any, Any] = group.split(trio.Cancelled)
+        cancelled, rest = parts
+        if cancelled is None or not isinstance(rest, Exception):
+            return group
+        self._failed(context, rest)
+        return cast("BaseException", cancelled)
 
     def _was_cancelled(self) -> None:
         context = self.context

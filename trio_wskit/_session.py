@@ -22,7 +22,7 @@ from trio_wskit._core.schema import spec_of
 from trio_wskit._dispatch import CompiledRoute, Dispatcher
 from trio_wskit._outbox import Flusher, Frame, Outbox
 from trio_wskit.abc import Transport
-from trio_wskit.errors import CloseError, ConnectionClosed, MessageTooBig, PubSubError, WsKitError
+from trio_wskit.errors import CloseError, ConnectionClosed, MessageTooBig, PayloadInvalid, PubSubError, WsKitError
 from trio_wskit.pubsub._hub import Hub
 from trio_wskit.pubsub._topics import Topics
 
@@ -336,7 +336,9 @@ class Session:
             call.answered = True
         if isinstance(error, ConnectionClosed) and self.connection.close_code is not None:
             return  # the client left while it was served
-        if isinstance(error, WsKitError):
+        # What does not fit before there is a payload is the client's fault; what does not fit later, the handler's.
+        ours = isinstance(error, PayloadInvalid) and hasattr(context, "payload")
+        if isinstance(error, WsKitError) and not ours:
             if not answered:
                 self.refuse(error, context.correlation_id)
             self._tell(error, context)
