@@ -245,6 +245,15 @@ async def test_aclose_while_somebody_receives_ends_that_too_and_throws_away_what
         assert [code for code, _ in codes] == [1001]
 
 
+@pytest.mark.parametrize("kind", READ_BY_A_TASK)
+async def test_a_receive_that_begins_while_the_link_closes_is_told_so(kind: Kind) -> None:
+    async with open_link(kind) as (link, peer), trio.open_nursery() as nursery:
+        nursery.start_soon(link.aclose, 1001)
+        await trio.testing.wait_all_tasks_blocked()
+        assert (await closed_code(link))[0] == 1001
+        await peer.send(close_frame(1001))
+
+
 @every_kind
 async def test_aclose_takes_over_reading_from_a_cancelled_receive(kind: Kind) -> None:
     async with open_link(kind) as (link, peer), trio.open_nursery() as nursery:

@@ -74,9 +74,7 @@ class SocketTransport(Wire):
     async def receive(self) -> list[bytes]:
         """See `abc.Transport.receive`."""
         await checkpoint_if_cancelled()
-        if self._receiving:
-            raise trio.BusyResourceError("another task is receiving")
-        self._receiving = True
+        self._start_receiving()
         try:
             while True:
                 self._end_if_closed()

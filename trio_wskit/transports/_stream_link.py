@@ -71,9 +71,7 @@ class StreamTransport(Wire):
         then nothing can be sent any more.
         """
         await checkpoint_if_cancelled()
-        if self._receiving:
-            raise trio.BusyResourceError("another task is receiving")
-        self._receiving = True
+        self._start_receiving()
         try:
             while True:
                 self._conclude()

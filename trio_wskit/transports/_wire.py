@@ -139,6 +139,13 @@ class Wire:
                 pong.set()  # but it stays here, as one that did not come
         self._wake()
 
+    def _start_receiving(self) -> None:
+        if self._receiving:
+            if self._closing is not None:
+                raise self._closed()  # whoever closes reads now, and throws away what comes
+            raise trio.BusyResourceError("another task is receiving")
+        self._receiving = True
+
     def _wake(self) -> None:
         if self._changed is not None:
             self._changed.set()
