@@ -8,7 +8,7 @@ import logging
 import signal
 import ssl
 import sys
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, Literal, final
 
@@ -123,22 +123,45 @@ async def serve(
                 await door.say_goodbye(shutdown_code)
 
 
-def run(app: App, host: str = "127.0.0.1", port: int = 8000, **options: Any) -> None:
+def _announce(server: Server) -> None:
+    sys.stderr.write(f"serving {', '.join(server.urls)} (Ctrl-C ends it)\n")
+
+
+def run(
+    app: App,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    *,
+    on_started: Callable[[Server], object] = _announce,
+    **options: Any,
+) -> None:
     """Run a program that is only this server: `serve` in ``trio.run``, until SIGINT (Ctrl-C) or SIGTERM.
 
     Args:
         app: what to serve.
         host: an address or a name.
-        port: 0 to 65535.
+        port: 0 to 65535; 0 lets the system choose.
+        on_started: called once it listens; by default it prints the addresses to the standard error.
         options: as for `serve`.
+
+    Raises:
+        ConfigError: an argument is wrong.
+        OSError: the address cannot be listened on.
     """
+    status = _Started(on_started)
+    trio.run(partial(serve, app, host, port, handle_signals=True, task_status=status, **options))
 
-    async def main() -> None:
-        async with trio.open_nursery() as nursery:
-            server = await nursery.start(partial(serve, app, host, port, handle_signals=True, **options))
-            logger.info("serving on %s", ", ".join(server.urls))
 
-    trio.run(main)
+@final
+class _Started(trio.TaskStatus[Server]):
+    """Calls a function where a nursery would let `start` return."""
+
+    def __init__(self, on_started: Callable[[Server], object]) -> None:
+        self._on_started = on_started
+
+    def started(self, value: Server | None = None) -> None:
+        assert value is not None
+        self._on_started(value)
 
 
 @contextlib.asynccontextmanager
