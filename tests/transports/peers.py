@@ -36,12 +36,14 @@ def client_tls() -> ssl.SSLContext:
 class ProtocolPeer:
     """A `trio_wskit.testing.TransportPeer` on any Trio stream."""
 
-    def __init__(self, stream: trio.abc.Stream, *, shaken: bool = True) -> None:
+    def __init__(self, stream: trio.abc.Stream, *, shaken: bool = True, already_read: bytes = b"") -> None:
         self._stream = stream
         state = State.OPEN if shaken else State.CONNECTING
         self._protocol = ClientProtocol(parse_uri("ws://localhost/"), state=state, max_size=None)
         self._sending = trio.Lock()
         self._received: deque[bytes] = deque()
+        if already_read:
+            self._protocol.receive_data(already_read)
 
     async def shake_hands(self) -> None:
         """Where the server was not told to skip the handshake."""

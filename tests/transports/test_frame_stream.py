@@ -80,6 +80,19 @@ async def test_what_was_read_before_is_read_again_first(kind: str) -> None:
         assert await ours.receive_some() == b""
 
 
+async def test_what_is_for_later_waits_until_it_is_asked_for() -> None:
+    stream, theirs = trio.testing.memory_stream_pair()
+    ours = FrameStream(stream, b"head", for_later=b"frames")
+    await theirs.send_all(b"more")
+    assert await ours.receive_some() == b"head"
+    with trio.move_on_after(0.01) as patience:
+        await ours.receive_some()
+    assert patience.cancelled_caught
+    ours.go_on()
+    assert [await ours.receive_some(), await ours.receive_some()] == [b"frames", b"more"]
+    ours.go_on()
+
+
 @every_kind
 async def test_frames_of_both_writers_are_never_mixed(kind: str) -> None:
     """The library sends many small frames while large ones of ours are half sent."""

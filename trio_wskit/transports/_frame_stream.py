@@ -1,7 +1,8 @@
 """A stream with one writer for two: a WebSocket library sends its own frames through it, and we send ours.
 
-It also does two things that the library leaves out: it gives a peer that broke the protocol a close frame, and time to
-read it; and it bounds what is collected for one message, which may come in any number of fragments.
+It also does what the library leaves out: it gives a peer that broke the protocol a close frame, and time to read it; it
+bounds what is collected for one message, which may come in any number of fragments; and it keeps frames that come with
+the handshake until that is over.
 
 Rules
 - `_busy` is true while somebody writes, or while a part of a frame is on the wire and its rest is owed. Nobody else
@@ -36,13 +37,21 @@ class FrameStream(trio.abc.Stream):
     Args:
         stream: TCP's is taken apart and its socket used directly: a system call is tried before a wait.
         already_read: bytes that were read from the stream and shall be read again.
+        for_later: the same, but nothing is read from here on until `go_on` is called.
         max_unfinished: bytes that the peer may send without finishing a message; then the stream ends.
 
     Attributes:
         last_words: tells the close frame that a broken protocol deserves, empty where the conversation ended otherwise.
     """
 
-    def __init__(self, stream: trio.abc.Stream, already_read: bytes = b"", *, max_unfinished: float = math.inf) -> None:
+    def __init__(
+        self,
+        stream: trio.abc.Stream,
+        already_read: bytes = b"",
+        *,
+        for_later: bytes = b"",
+        max_unfinished: float = math.inf,
+    ) -> None:
         self._stream: trio.abc.Stream | None = stream
         self._socket: socket.socket | None = None
         if isinstance(stream, trio.SocketStream):
@@ -50,6 +59,8 @@ class FrameStream(trio.abc.Stream):
             self._socket.setblocking(False)
             self._stream = None
         self._already_read = already_read
+        self._later = trio.Event() if for_later else None
+        self._for_later = for_later
         self._max_unfinished = max_unfinished
         self._unfinished = 0
         self._busy = False
@@ -62,6 +73,10 @@ class FrameStream(trio.abc.Stream):
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """As `trio.abc.ReceiveStream` says."""
+        if self._later is not None and not self._already_read:
+            await self._later.wait()
+            self._later = None
+            self._already_read, self._for_later = self._for_later, b""
         if self._already_read:
             await trio.lowlevel.checkpoint()
             data = self._already_read[:max_bytes]
@@ -73,6 +88,11 @@ class FrameStream(trio.abc.Stream):
             data = await self._receive(max_bytes)
         self._unfinished += len(data)
         return data
+
+    def go_on(self) -> None:
+        """Give out what was kept for later."""
+        if self._later is not None:
+            self._later.set()
 
     @property
     def endless(self) -> bool:

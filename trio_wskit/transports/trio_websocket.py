@@ -219,7 +219,8 @@ async def serve_trio_websocket(
         handshake: its deadline ends with the handshake.
     """
     largest = app.limits.max_frame_bytes
-    frames = FrameStream(stream, head.raw, max_unfinished=largest + largest // 8 + 65536)
+    request_head = head.raw[: len(head.raw) - len(head.leftover)]
+    frames = FrameStream(stream, request_head, for_later=head.leftover, max_unfinished=largest + largest // 8 + 65536)
     try:
         async with trio.open_nursery() as nursery:
             request = await trio_websocket.wrap_server_stream(
@@ -231,6 +232,7 @@ async def serve_trio_websocket(
                 nursery.cancel_scope.cancel()
                 return
             handshake.deadline = math.inf
+            frames.go_on()
             transport = TrioWebSocketTransport(websocket, nursery, frames)
             frames.last_words = transport.last_words
             await app.serve_session(transport, admission)
