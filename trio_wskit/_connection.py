@@ -7,12 +7,14 @@ end in one bounded memory channel of batches. When it is full nobody reads, and 
 from __future__ import annotations
 
 import math
+from collections.abc import Awaitable, Callable
 from typing import Protocol, cast, final
 
 import trio
 
 from trio_wskit._core.codec import decode
 from trio_wskit._core.envelope import CONTROL_TYPES, Envelope
+from trio_wskit._core.frames import close_payload
 from trio_wskit._core.options import Limits
 from trio_wskit._inbox import Inbox
 from trio_wskit._outbox import Flusher, Outbox
@@ -59,7 +61,6 @@ class Connection:
         "_owner",
         "_push",
         "_resumed",
-        "_tasks_ended",
         "close_code",
         "close_reason",
         "inbox",
@@ -79,7 +80,7 @@ class Connection:
     ) -> None:
         self._client = client
         self.transport = transport
-        self.outbox = Outbox(transport, limits, flusher, self._start_writer)
+        self.outbox = Outbox(transport, limits, flusher, self._start_writer, self._write_failed)
         self.close_code: int | None = None  # None while the link is open
         self.close_reason = ""
         self._limits = limits
@@ -90,17 +91,21 @@ class Connection:
         self.inbox = Inbox(limits.max_waiting_batches, self._resume)
         self._resumed: trio.Event | None = None  # set while the reader is held back
         self._closing = False
-        self._tasks_ended = False
 
     def _start_writer(self) -> bool:
-        if self._tasks_ended:
+        return self._start_task(self.outbox.run_writer)
+
+    def _start_task(self, run: Callable[..., Awaitable[object]], *args: object) -> bool:
+        try:
+            self._nursery.start_soon(run, *args)
+        except RuntimeError:  # the nursery has just been closed, and its owner says goodbye next
             return False
-        self._nursery.start_soon(self.outbox.run_writer)
         return True
 
-    def tasks_ended(self) -> None:
-        """The nursery is closed: from now on, only `aclose` writes."""
-        self._tasks_ended = True
+    def _write_failed(self, closed: ConnectionClosed) -> None:
+        """The reader finds the end of the link itself, behind what came before it; but not while it is held back."""
+        if self.inbox.is_full:
+            self.disconnected(closed.code, closed.reason)
 
     def start(self) -> None:
         """Begin to read."""
@@ -139,6 +144,8 @@ class Connection:
                 )
             except WsKitError as error:
                 self._owner.on_refused(error)
+                if self.is_closing:
+                    break  # that was one too many
                 continue
             if envelope.type in CONTROL_TYPES:
                 controls.append(envelope)
@@ -148,7 +155,16 @@ class Connection:
             self.inbox.put_nowait(batch, messages)  # never full: nobody feeds after being told to hold back
         for envelope in controls:  # now an abort finds the call that came just before it
             self._owner.on_control(envelope)
-        return not self.inbox.is_full
+        if not self.inbox.is_full:
+            return True
+        if self.outbox.closed is not None:
+            self._write_failed(self.outbox.closed)
+        return False
+
+    @property
+    def is_closing(self) -> bool:
+        """True from the begin of a close on: what comes is not looked at any more."""
+        return self._closing or self.close_code is not None
 
     @property
     def holds_back(self) -> bool:
@@ -163,18 +179,26 @@ class Connection:
             self._resumed = None
 
     async def aclose(self, code: int = 1000, reason: str = "", *, patience: float = math.inf) -> None:
-        """Send what is queued, then a close frame, and wait for the peer's.
+        """Send what is queued, then a close frame, and wait for the peer's. Who comes second does not wait.
 
         Args:
             code: a close code that may be sent.
             reason: at most 123 bytes of UTF-8.
             patience: seconds, at most ``close_timeout``; then the link is aborted.
 
+        Raises:
+            LocalProtocolError: the code may not be sent, or the reason is too long; nothing has happened.
+
         Cancelled: the link is aborted.
         """
+        close_payload(code, reason)
         if self._closing or self.close_code is not None:
+            await trio.lowlevel.checkpoint()
             return
         self._closing = True
+        await self._close(code, reason, patience)
+
+    async def _close(self, code: int, reason: str, patience: float) -> None:
         if self.holds_back:
             self._resume()  # the peer's close frame is behind what we did not read
         clean = False
@@ -192,8 +216,9 @@ class Connection:
             self.disconnected(code, reason)
 
     def close_soon(self, code: int, reason: str) -> None:
-        """Like `aclose`, in a task of the connection."""
-        self._nursery.start_soon(self.aclose, code, reason)
+        """Like `aclose`, in a task of the connection; what comes from now on is not looked at."""
+        if not self._closing and self.close_code is None:
+            self._closing = self._start_task(self._close, code, reason, math.inf)
 
     def abort(self, code: int = 1006, reason: str = "") -> None:
         """Drop the link at once."""

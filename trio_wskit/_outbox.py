@@ -12,6 +12,7 @@ Rules
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final, final
@@ -24,6 +25,8 @@ from trio_wskit.abc import Transport
 from trio_wskit.errors import ConnectionClosed
 
 __all__ = ["Flusher", "Frame", "Outbox"]
+
+logger = logging.getLogger("trio_wskit")
 
 _FLUSHES_PER_PASS: Final = 256  # a checkpoint after so many sends keeps the loop fair, and costs about 1 % of them
 _SENDS_PER_PASS: Final = 64  # a task that only sends still lets the others run this often
@@ -70,7 +73,11 @@ class Flusher:
                     await trio.lowlevel.wait_task_rescheduled(self._stop_waiting)
                 dirty, self._dirty = self._dirty, []
                 for done, outbox in enumerate(dirty, 1):
-                    outbox.flush()
+                    try:
+                        outbox.flush()
+                    except Exception:  # a transport's bug: one connection's failure touches no other
+                        logger.exception("a transport failed")
+                        outbox.abort()
                     if done % _FLUSHES_PER_PASS == 0:
                         await trio.lowlevel.checkpoint()
 
@@ -92,6 +99,7 @@ class Outbox(trio.abc.SendChannel[Frame]):
         limits: ``outbox_messages``, ``outbox_bytes`` and ``write_timeout`` are used.
         flusher: who flushes what was accepted outside a cork.
         start_writer: starts `run_writer` as a task of the connection; False when its nursery is closed.
+        on_broken: told once, when a write has found that nothing more can be sent.
     """
 
     __slots__ = (
@@ -103,6 +111,7 @@ class Outbox(trio.abc.SendChannel[Frame]):
         "_flusher",
         "_frames",
         "_limits",
+        "_on_broken",
         "_start_writer",
         "_transport",
         "_until_pass",
@@ -112,12 +121,18 @@ class Outbox(trio.abc.SendChannel[Frame]):
     )
 
     def __init__(
-        self, transport: Transport, limits: Limits, flusher: Flusher, start_writer: Callable[[], bool]
+        self,
+        transport: Transport,
+        limits: Limits,
+        flusher: Flusher,
+        start_writer: Callable[[], bool],
+        on_broken: Callable[[ConnectionClosed], object],
     ) -> None:
         self._transport = transport
         self._limits = limits
         self._flusher = flusher
         self._start_writer = start_writer
+        self._on_broken = on_broken
         self._frames: list[Frame] = []
         self._bytes = 0  # of what is queued and of what the writer holds
         self._corked = False
@@ -138,6 +153,11 @@ class Outbox(trio.abc.SendChannel[Frame]):
     def congested(self) -> bool:
         """True while the peer does not read as fast as we write."""
         return self._writing
+
+    @property
+    def closed(self) -> ConnectionClosed | None:
+        """Why nothing more is accepted; None while the outbox is open."""
+        return self._broken
 
     def offer(self, frame: Frame) -> bool:
         """Accept the frame if there is room. Never waits, never raises.
@@ -169,6 +189,9 @@ class Outbox(trio.abc.SendChannel[Frame]):
         """
         if self.offer(frame):
             return True
+        self.flush()  # what waits for the end of a batch may go at once
+        if self.offer(frame):
+            return True
         limits = self._limits
         if (
             self._broken is not None
@@ -187,12 +210,14 @@ class Outbox(trio.abc.SendChannel[Frame]):
             trio.WouldBlock: there is no room.
             ConnectionClosed: nothing more can be sent.
         """
-        if not self.offer(frame):
-            if self._broken is not None:
-                raise self._broken
-            self.flush()  # what waits for the end of a batch may go at once
-            if not self.offer(frame):
-                raise trio.WouldBlock
+        if self.offer(frame):
+            return
+        self.flush()  # what waits for the end of a batch may go at once
+        if self.offer(frame):
+            return
+        if self._broken is not None:
+            raise ConnectionClosed(self._broken.code, self._broken.reason)
+        raise trio.WouldBlock
 
     async def send(self, value: Frame) -> None:
         """Accept the frame; wait for room if there is none. Waiting senders are served first come, first served.
@@ -232,19 +257,38 @@ class Outbox(trio.abc.SendChannel[Frame]):
 
         def give_up(_: object) -> trio.lowlevel.Abort:
             waiting.remove(entry)
+            self._admit()  # a smaller frame may fit where this one did not
             return trio.lowlevel.Abort.SUCCEEDED
 
         await trio.lowlevel.wait_task_rescheduled(give_up)
 
-    def drop_oldest(self) -> bool:
-        """Drop the oldest frame that belongs to a topic; False where there is none."""
-        for position, frame in enumerate(self._frames):
-            if frame.topic is not None:
-                del self._frames[position]
-                self._bytes -= len(frame.wire)
-                self.dropped += 1
-                return True
-        return False
+    def offer_instead(self, frame: Frame) -> bool:
+        """Accept a topic's frame, and drop the oldest frames of topics, as many as it takes to make room.
+
+        Returns:
+            False where that is not enough, for replies stay; then nothing was dropped.
+        """
+        frames = self._frames
+        size = len(frame.wire)
+        bytes_over = self._bytes + size - self._limits.outbox_bytes
+        frames_over = len(frames) + 1 - self._limits.outbox_messages
+        oldest: list[int] = []
+        for position, old in enumerate(frames):
+            if bytes_over <= 0 and frames_over <= 0:
+                break
+            if old.topic is not None:
+                oldest.append(position)
+                bytes_over -= len(old.wire)
+                frames_over -= 1
+        if bytes_over > 0 or frames_over > 0 or self._broken is not None:
+            return False
+        for position in reversed(oldest):
+            self._bytes -= len(frames[position].wire)
+            del frames[position]
+        self.dropped += len(oldest)
+        frames.append(frame)
+        self._bytes += size
+        return True  # as in `push`
 
     def cork(self) -> None:
         """From now until `uncork` collect what is accepted. The caller must not wait in between."""
@@ -268,7 +312,7 @@ class Outbox(trio.abc.SendChannel[Frame]):
             else:
                 left = self._transport.write_nowait([frame.wire for frame in frames])
         except ConnectionClosed as closed:
-            self.break_off(closed)
+            self._fail(closed)
             return
         if not left:
             frames.clear()
@@ -296,16 +340,15 @@ class Outbox(trio.abc.SendChannel[Frame]):
                 with trio.move_on_after(self._limits.write_timeout) as deadline:
                     await self._transport.write([frame.wire for frame in batch])
                 if deadline.cancelled_caught:
-                    self._transport.abort()
-                    self.break_off(ConnectionClosed(1006, "the peer did not read in time"))
+                    self.abort("the peer did not read in time")
                     return
-                self._bytes -= sum(len(frame.wire) for frame in batch)
+                if self._bytes:  # else all was forgotten meanwhile
+                    self._bytes -= sum(len(frame.wire) for frame in batch)
                 self._admit()
         except ConnectionClosed as closed:
-            self.break_off(closed)
+            self._fail(closed)
         except BaseException:
-            self._transport.abort()
-            self.break_off(ConnectionClosed(1006, "a write was cancelled"))
+            self.abort("a write was cancelled")
             raise
         finally:
             self._writing = False
@@ -345,13 +388,23 @@ class Outbox(trio.abc.SendChannel[Frame]):
         """Wait until the system has everything, or the connection is closed."""
         self._corked = False
         await trio.lowlevel.checkpoint_if_cancelled()
-        if not self._writing:
-            self._writing = True
-            await self.run_writer()
-        while self._writing:
+        while self._writing or self._frames:
+            if not self._writing:
+                self._writing = True
+                await self.run_writer()
+                continue
             if self._empty is None:
                 self._empty = trio.Event()
-            await self._empty.wait()
+            await self._empty.wait()  # another frame may be accepted before we are here again
+
+    def abort(self, reason: str = "") -> None:
+        """Drop the link at once: a frame may be torn, and nothing may follow it."""
+        self._transport.abort()
+        self._fail(ConnectionClosed(1006, reason))
+
+    def _fail(self, closed: ConnectionClosed) -> None:
+        self.break_off(closed)
+        self._on_broken(closed)
 
     def break_off(self, closed: ConnectionClosed) -> None:
         """Nothing can be sent any more: forget what is queued, and tell who waits."""

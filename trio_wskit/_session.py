@@ -95,6 +95,7 @@ class Session:
 
     __slots__ = (
         "_dispatcher",
+        "_opened",
         "_opening",
         "_protocol_errors",
         "_services",
@@ -116,7 +117,8 @@ class Session:
     def __init__(self, services: Services, transport: Transport, request: Request, client_id: str, data: Any) -> None:
         self._services = services
         self._transport = transport
-        self._opening: trio.CancelScope | None = None
+        self._opening: trio.CancelScope | None = None  # around the on_open hooks
+        self._opened = False  # they all went well, and the observers know
         self._protocol_errors = 0
         self.client_id = client_id
         self.data = data
@@ -156,12 +158,10 @@ class Session:
                     await self._dispatcher.run()
                 else:
                     nursery.cancel_scope.cancel()
-        except Exception:
-            logger.exception("the session of client %s failed", self.client_id)
-            self.connection.tasks_ended()
+        except* Exception as failed:  # ours or a transport's; it may come together with a cancellation
+            logger.error("the session of client %s failed", self.client_id, exc_info=failed)
             await self._leave(1011, "internal error")
         finally:
-            self.connection.tasks_ended()
             await self._leave(self._services.shutdown_code, "going away")
 
     async def _open(self) -> bool:
@@ -181,6 +181,7 @@ class Session:
             self._opening = None
         if self.connection.close_code is not None:
             return False
+        self._opened = True
         for observer in hooks.observers:
             observer.opened(self)
         return True
@@ -188,24 +189,31 @@ class Session:
     async def _leave(self, code: int, reason: str) -> None:
         """Say goodbye if we still can, then let go of everything. The second call finds nothing to do."""
         hub = self._services.hub
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + 2 * self._services.limits.close_timeout):
+        hooks = self._services.hooks
+        deadline = trio.current_time() + 2 * self._services.limits.close_timeout
+        with trio.CancelScope(shield=True, deadline=deadline):
             if self.connection.close_code is None:
                 await self.connection.aclose(code, reason, patience=_LAST_WORDS)
-            if not hub.has(self.client_id):
-                return
-            hub.leave(self.client_id)
-            for hook in self._services.hooks.on_close:
-                try:
+        if not hub.has(self.client_id):
+            return
+        hub.leave(self.client_id)
+        for hook in hooks.on_close:
+            try:
+                with trio.CancelScope(shield=True, deadline=deadline) as patience:  # past it, up to its first wait
                     await hook(self)
-                except ConnectionClosed:
-                    pass
-                except Exception as error:
-                    self._report(error, None)
+                if patience.cancelled_caught:
+                    logger.error("an on_close hook was cancelled, client %s: it took too long", self.client_id)
+            except ConnectionClosed:
+                pass
+            except Exception as error:
+                self._report(error, None)
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + self._services.limits.close_timeout):
             try:
                 await self.topics.close()
             except PubSubError as error:
                 self._report(error, None)
-            for observer in self._services.hooks.observers:
+        if self._opened:
+            for observer in hooks.observers:
                 observer.closed(self)
 
     # What the connection tells us.
@@ -325,7 +333,7 @@ class Session:
         self._push(encode_error(error, correlation_id, self.timestamp()))
 
     def _push(self, message: bytes) -> None:
-        if not self.outbox.push(Frame(text_frame(message))) and self.connection.close_code is None:
+        if not self.outbox.push(Frame(text_frame(message))) and self.outbox.closed is None:
             self.too_slow()
 
     def failed(self, context: Context[Any], error: Exception) -> None:
@@ -334,8 +342,8 @@ class Session:
         answered = call is not None and call.answered
         if call is not None:
             call.answered = True
-        if isinstance(error, ConnectionClosed) and self.connection.close_code is not None:
-            return  # the client left while it was served
+        if isinstance(error, ConnectionClosed) and self.outbox.closed is not None:
+            return  # the client left while it was served, or we are saying goodbye
         # What does not fit before there is a payload is the client's fault; what does not fit later, the handler's.
         ours = isinstance(error, PayloadInvalid) and hasattr(context, "payload")
         if isinstance(error, WsKitError) and not ours:

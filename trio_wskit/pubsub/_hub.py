@@ -102,17 +102,18 @@ class Hub:
     def _overflowed(self, full: list[Subscriber], frame: Frame, delivered: int) -> tuple[int, int]:
         assert frame.topic is not None
         policy = self._overflow(frame.topic)
+        dropped = 0
         for subscriber in full:
             outbox = subscriber.outbox
-            if policy == "drop_oldest":
-                while outbox.drop_oldest():
-                    if outbox.offer(frame):
-                        delivered += 1
-                        break
-                else:
-                    outbox.dropped += 1  # only replies wait there: they stay
-            else:
+            outbox.flush()  # what only waits for the end of this pass is no reason to drop anything
+            if outbox.offer(frame):
+                delivered += 1
+            elif outbox.closed is None:
+                dropped += 1
+                if policy == "drop_oldest" and outbox.offer_instead(frame):
+                    delivered += 1
+                    continue
                 outbox.dropped += 1
                 if policy == "disconnect":
                     subscriber.too_slow()
-        return delivered, len(full)
+        return delivered, dropped
