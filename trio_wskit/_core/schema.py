@@ -93,7 +93,7 @@ class MessageSpec:
         is_compiled: False while an annotation names what does not exist yet.
     """
 
-    __slots__ = ("_accept", "_encode", "_state", "cls", "is_compiled", "type")
+    __slots__ = ("_accept", "_encode", "_knows_reply", "_reply", "_state", "cls", "is_compiled", "type")
 
     def __init__(self, type_name: str, cls: type[Any], state: Options | Compiled) -> None:
         self.type = type_name
@@ -101,13 +101,18 @@ class MessageSpec:
         self._state = state
         self._accept: Accept = _gives_up
         self._encode: Encode = _gives_up
+        self._reply: MessageSpec | None = None
+        self._knows_reply = False
         self.is_compiled = False
 
     @property
     def reply(self) -> MessageSpec | None:
         """The spec of the answer, if the class is an `Rpc`."""
-        reply = self.ready().reply
-        return None if reply is None else spec_of(reply)
+        if not self._knows_reply:
+            reply = self.ready().reply
+            self._reply = None if reply is None else spec_of(reply)
+            self._knows_reply = True
+        return self._reply
 
     def with_type(self, new_type: str) -> MessageSpec:
         """The same message under another name, as `mount(prefix, …)` needs it. Its reply keeps its own name.
@@ -235,6 +240,12 @@ def message(
     The class becomes an attrs class, and `attrs.field` works in it with defaults, validators and converters; a class
     that is an attrs class already is taken as it is. Validators that fail on input (ValueError, TypeError) are issues
     of the message. Fields with `init=False` are not part of the payload.
+
+    Fields may be str, bool, int (of 64 bits), float, None; datetime (ISO 8601, always with an offset), date, UUID,
+    Decimal (all strings in JSON); Literal and Enum (of str and int); list, tuple, dict with str keys; attrs classes; Any;
+    and unions that JSON can tell apart: several classes by a Literal field that each of them has. Nothing is coerced,
+    neither on the way in nor on the way out, but that an int will do for a float. A field whose default is None is left
+    out when it is None.
 
     Args:
         type_name: what stands under `type` on the wire; not empty, and not starting with "__" or "$".
