@@ -242,10 +242,10 @@ def message(
     of the message. Fields with `init=False` are not part of the payload.
 
     Fields may be str, bool, int (of 64 bits), float, None; datetime (ISO 8601, always with an offset), date, UUID,
-    Decimal (all strings in JSON); Literal and Enum (of str and int); list, tuple, dict with str keys; attrs classes; Any;
-    and unions that JSON can tell apart: several classes by a Literal field that each of them has. Nothing is coerced,
-    neither on the way in nor on the way out, but that an int will do for a float. A field whose default is None is left
-    out when it is None.
+    Decimal (all strings in JSON); Literal and Enum (of str and int); list, tuple, dict with str keys; attrs classes;
+    Any; and unions that JSON can tell apart: several classes by a Literal field that each of them has. Nothing is
+    coerced, neither on the way in nor on the way out, but that an int will do for a float. A field whose default is
+    None is left out when it is None.
 
     Args:
         type_name: what stands under `type` on the wire; not empty, and not starting with "__" or "$".
