@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
+import random
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from functools import partial
 from typing import Any, Final, cast, final
 
 import attrs
 import trio
 
+from trio_wskit._core.frames import close_payload
 from trio_wskit._core.handshake import Request, origin_allowed
 from trio_wskit._core.ids import uuid7
 from trio_wskit._core.options import Limits
 from trio_wskit._core.publishing import Overflow, PublishEnvelope, PublishResult
 from trio_wskit._core.schema import spec_of
 from trio_wskit._dispatch import compile_routes
+from trio_wskit._drain import run_drain
 from trio_wskit._heartbeat import Heartbeat
+from trio_wskit._idempotency import MemoryIdempotency
+from trio_wskit._lease import AuthLease, LeaseKeeper
 from trio_wskit._outbox import Flusher
 from trio_wskit._router import Router
 from trio_wskit._session import LimitExceeded, Services, Session
-from trio_wskit.abc import PubSubDriver, Transport
-from trio_wskit.errors import ConfigError, PayloadInvalid, Reject
+from trio_wskit._work import Drain, DrainReport, Work
+from trio_wskit.abc import IdempotencyStore, PubSubDriver, Transport
+from trio_wskit.errors import ConfigError, ConnectionClosed, PayloadInvalid, Reject
 from trio_wskit.pubsub._hub import Hub
 from trio_wskit.pubsub.memory import MemoryPubSub
 
@@ -33,7 +41,13 @@ logger = logging.getLogger("trio_wskit")
 
 Authenticate = Callable[[Request], Awaitable[Any]]
 
+
+def _retry_after() -> Mapping[str, str]:
+    return {"Retry-After": str(random.randint(1, 5))}  # not the same for all
+
+
 _RETRY_AFTER: Final = {"Retry-After": "1"}
+_REASON_BYTES: Final = 123  # RFC 6455 section 5.5: a control frame carries 125 bytes, two of them the code
 
 
 @final
@@ -45,28 +59,33 @@ class Admission:
         request: the handshake's request.
         client_id: the new connection's id, a UUIDv7.
         data: what `authenticate` returned.
+        identity: who the client is, across connections; the client id where the app names no one.
     """
 
     request: Request
     client_id: str
     data: Any
+    identity: str = ""
 
 
 @final
 class _Place:
     """See `App.admit`. A class of its own, for a generator would cost every idle connection half a kilobyte."""
 
-    __slots__ = ("_app", "_request")
+    __slots__ = ("_app", "_identity", "_request")
 
     def __init__(self, app: App, request: Request) -> None:
         self._app = app
         self._request = request
+        self._identity = ""
 
     async def __aenter__(self) -> Admission:
-        return await self._app.take_place(self._request)
+        admission = await self._app.take_place(self._request)
+        self._identity = admission.identity
+        return admission
 
     async def __aexit__(self, *_: object) -> None:
-        self._app.free_place(self._request)
+        self._app.free_place(self._request, self._identity)
 
 
 @final
@@ -86,7 +105,15 @@ class App:
         pubsub: the driver; by default a `MemoryPubSub` of its own.
         overflow: what happens to a subscriber whose outbox is full: ``disconnect`` it with 1013, ``drop_oldest`` or
             ``drop_newest``; or a function from the topic to one of these.
-        wall_clock: gives seconds since 1970, for timestamps on the wire.
+        identity: names the client from its `Admission` (whose ``data`` is what `authenticate` returned), as text that
+            is the same on each of its connections: ``lambda who: who.data["user_id"]``. None, or without it: the client
+            id. Connections are counted by it, and idempotency keys belong to it.
+        idempotency: what remembers the answers to calls with a ``meta.idempotencyKey``: True for a `MemoryIdempotency`,
+            False for none, or a store.
+        lease: when an authentication ends, and how it is renewed.
+        close_on_unauthenticated: close with 1008 who gets the error UNAUTHENTICATED.
+        close_on_permission_denied: close with 1008 who gets the error PERMISSION_DENIED.
+        wall_clock: gives seconds since 1970, for timestamps on the wire and leases.
 
     Raises:
         ConfigError: an argument is of the wrong kind.
@@ -101,6 +128,11 @@ class App:
         limits: Limits | None = None,
         pubsub: PubSubDriver | None = None,
         overflow: Overflow | Callable[[str], Overflow] = "disconnect",
+        identity: Callable[[Admission], str | None] | None = None,
+        idempotency: IdempotencyStore | bool = True,
+        lease: AuthLease | None = None,
+        close_on_unauthenticated: bool = False,
+        close_on_permission_denied: bool = False,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         if not isinstance(cast("object", router), Router):
@@ -115,12 +147,29 @@ class App:
         self._origins = None if origins is None else frozenset(origin.lower().rstrip("/") for origin in origins)
         self._driver = pubsub if pubsub is not None else MemoryPubSub()
         self._hub = Hub(self._driver, overflow if callable(overflow) else lambda _: overflow)
+        self._identity = identity
+        self._idempotency: IdempotencyStore | None = (
+            (MemoryIdempotency() if idempotency else None) if isinstance(idempotency, bool) else idempotency
+        )
+        self._lease = lease
+        self._closing_codes = frozenset(
+            code
+            for code, closes in (
+                ("UNAUTHENTICATED", close_on_unauthenticated),
+                ("PERMISSION_DENIED", close_on_permission_denied),
+            )
+            if closes
+        )
         self._wall_clock = wall_clock
         self._services: Services | None = None  # there while the app is open
         self._sessions: dict[str, Session] = {}
         self._places = 0  # handshakes and sessions that hold a place
         self._places_by_address: dict[str, int] = {}
+        self._places_by_identity: dict[str, int] = {}
         self._draining = False
+        self._drained: trio.Event | None = None  # there while a drain runs, and after
+        self._report: DrainReport | None = None
+        self._last_gone: trio.Event | None = None  # who waits for the last session
 
     def __repr__(self) -> str:
         return f"<App of {self.router!r}, {len(self._sessions)} sessions>"
@@ -152,21 +201,31 @@ class App:
             raise RuntimeError("the app is open already")
         flusher = Flusher()
         heartbeat = Heartbeat(self._sessions, self.limits)
-        self._services = Services(
-            limits=self.limits,
-            routes=compile_routes(tuple(self.router.routes), self.router.middleware),
-            hooks=self.router.hooks,
-            hub=self._hub,
-            flusher=flusher,
-            publish=self._publish,
-            shutdown_code=shutdown_code,
-            wall_clock=self._wall_clock,
+        leases = LeaseKeeper(self._sessions, self._lease, self._wall_clock)
+        routes, plain_routes = compile_routes(
+            tuple(self.router.routes), self.router.middleware, counts_calls=self.limits.max_calls is not None
         )
         failed: BaseException | None = None
         try:
             async with trio.open_nursery() as nursery:
+                self._services = Services(
+                    limits=self.limits,
+                    routes=routes,
+                    plain_routes=plain_routes,
+                    hooks=self.router.hooks,
+                    hub=self._hub,
+                    flusher=flusher,
+                    publish=self._publish,
+                    work=Work(self.limits, nursery),
+                    idempotency=self._idempotency,
+                    leases=leases,
+                    closing_codes=self._closing_codes,
+                    shutdown_code=shutdown_code,
+                    wall_clock=self._wall_clock,
+                )
                 nursery.start_soon(flusher.run)
                 nursery.start_soon(heartbeat.run)
+                nursery.start_soon(leases.run)
                 try:
                     yield
                 except BaseException as error:  # it leaves below, without the group that the nursery would make of it
@@ -174,24 +233,72 @@ class App:
                 self._draining = True
                 with trio.CancelScope(shield=True, deadline=trio.current_time() + self.limits.close_timeout):
                     await self.close_sessions(shutdown_code, "going away")
+                    if self._sessions:
+                        self._last_gone = trio.Event()
+                        await self._last_gone.wait()
                 flusher.stop()
                 nursery.cancel_scope.cancel()
             if failed is not None:
                 raise failed
         finally:
-            self._services = None
+            self._services = self._last_gone = None
             self._draining = False
+            self._drained = self._report = None
             with trio.CancelScope(shield=True, deadline=trio.current_time() + self.limits.close_timeout):
                 await self._driver.aclose()
 
     async def close_sessions(self, code: int = 1001, reason: str = "") -> None:
         """Close every connection at the same time; waits until all are closed, at most ``close_timeout`` seconds each.
 
+        Raises:
+            LocalProtocolError: the code may not be sent, or the reason is too long; nothing has happened.
+
         Cancelled: those not closed yet are aborted.
         """
+        close_payload(code, reason)
         async with trio.open_nursery() as nursery:
             for session in self.sessions:
                 nursery.start_soon(session.close, code, reason)
+
+    async def drain(self, seconds: float, *, code: int = 1012, spread: float = 5.0) -> DrainReport:
+        """End without a loss, before you leave ``async with open_app(app)``: there is no way back.
+
+        From now on `ready` is False, handshakes are refused with 503 and new messages with UNAVAILABLE. What runs may
+        finish; what has not after so many seconds is cancelled, and its client told so. Then all connections are closed.
+
+        Args:
+            seconds: for the handlers that run; 0 cancels them at once.
+            code: what connections are closed with: 1012 service restart, or 1001 going away.
+            spread: clients are told to come back after 1 to 1 + `spread` seconds, each after another time, so that they
+                do not come all at once.
+
+        Returns:
+            What came of it. A second drain waits for the first, and returns the same.
+
+        Raises:
+            ConfigError: the code is another one, or a time is below 0.
+            RuntimeError: the app is not open.
+
+        Cancelled: nothing new starts any more; what runs goes on, and nobody is closed yet.
+        """
+        work = self._opened().work
+        if code not in (1001, 1012):
+            raise ConfigError(f"drain(code=…) takes 1001 or 1012, not {code!r}")
+        if not seconds >= 0 or not 0 <= spread < math.inf:
+            raise ConfigError(f"drain() takes seconds of at least 0, not {seconds!r} and a spread of {spread!r}")
+        if self._drained is None:
+            self._drained = trio.Event()
+            self._draining = True
+            drain = Drain(lambda: random.uniform(1.0, 1.0 + spread))
+            closed = partial(self.close_sessions, code, "shutting down")
+            try:
+                self._report = await run_drain(work, drain, lambda: self.sessions, seconds, closed)
+            finally:
+                self._drained.set()
+        await self._drained.wait()
+        if self._report is None:
+            raise RuntimeError("the drain was given up")
+        return self._report
 
     def admit(self, request: Request) -> AbstractAsyncContextManager[Admission]:
         """Decide about a handshake, and hold its place while the block runs: put the whole connection into the block.
@@ -212,7 +319,7 @@ class App:
     async def take_place(self, request: Request) -> Admission:
         """What entering `admit` does; every success is followed by one `free_place`."""
         if self._draining:
-            raise Reject(503, "Shutting down", _RETRY_AFTER)
+            raise Reject(503, "Shutting down", _retry_after())
         if not origin_allowed(request, self._origins):
             raise Reject(403, "Origin not allowed")
         address = request.remote
@@ -222,13 +329,38 @@ class App:
             self._places_by_address[address] = self._places_by_address.get(address, 0) + 1
         try:
             client_id = uuid7(int(self._wall_clock() * 1000), os.urandom(10))
-            return Admission(request, client_id, await self._data_of(request, client_id))
+            data = await self._data_of(request, client_id)
+            if not self.ready:  # look again: that may have taken its time
+                raise Reject(503, "Shutting down", _retry_after())
+            if self._identity is None:
+                return Admission(request, client_id, data, client_id)
+            return self._identified(Admission(request, client_id, data, client_id))
         except BaseException:
-            self.free_place(request)
+            self.free_place(request, "")
             raise
 
-    def free_place(self, request: Request) -> None:
+    def _identified(self, admission: Admission) -> Admission:
+        assert self._identity is not None
+        try:
+            identity = self._identity(admission)
+        except Exception:
+            logger.exception("identity failed for client %s", admission.client_id)
+            raise Reject(500, "Internal server error") from None
+        if identity is None:
+            return admission
+        held = self._places_by_identity.get(identity, 0)
+        limit = self.limits.max_connections_per_identity
+        if limit is not None and held >= limit:
+            self._over_capacity(held + 1, limit)
+        self._places_by_identity[identity] = held + 1
+        return attrs.evolve(admission, identity=identity)
+
+    def free_place(self, request: Request, identity: str) -> None:
         """What leaving `admit` does."""
+        if identity in self._places_by_identity:
+            self._places_by_identity[identity] -= 1
+            if not self._places_by_identity[identity]:
+                del self._places_by_identity[identity]
         address = request.remote
         self._places -= 1
         if address is not None:
@@ -286,14 +418,29 @@ class App:
                 async with self.admit(request) as admission:
                     await self.serve_session(transport, admission)
             except Reject as refusal:
-                await transport.aclose(1013 if refusal.status in (429, 503) else 1008, refusal.body[:100])
+                await self._turn_away(transport, 1013 if refusal.status in (429, 503) else 1008, refusal.body)
             return
-        session = Session(services, transport, request.request, request.client_id, request.data)
+        if self._draining:  # it was let in just before
+            await self._turn_away(transport, services.shutdown_code, "going away")
+            return
+        session = Session(services, transport, request.request, request.client_id, request.data, request.identity)
         self._sessions[session.client_id] = session
         try:
+            if self._lease is not None:
+                session.auth.expires_at = self._lease.end_of(request)
             await session.run()
         finally:
             del self._sessions[session.client_id]
+            services.leases.leave(session)
+            if self._last_gone is not None and not self._sessions:
+                self._last_gone.set()
+
+    async def _turn_away(self, transport: Transport, code: int, reason: str) -> None:
+        """Close a connection that never becomes a session."""
+        reason = reason.encode()[:_REASON_BYTES].decode(errors="ignore")
+        with trio.move_on_after(self.limits.close_timeout):  # cancelled, it aborts
+            with suppress(ConnectionClosed):
+                await transport.aclose(code, reason)
 
     async def publish(
         self, topic: str, message: object, *, exclude: str | None = None, meta: Mapping[str, Any] | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from typing import final
@@ -13,6 +14,8 @@ from trio_wskit._session import Session
 from trio_wskit.errors import ConnectionClosed
 
 __all__ = ["Heartbeat"]
+
+logger = logging.getLogger("trio_wskit")
 
 
 @final
@@ -50,7 +53,13 @@ class Heartbeat:
             try:
                 await session.connection.transport.ping()
             except ConnectionClosed:
+                if self._limits.ping_timeout == math.inf or session.connection.close_code is not None:
+                    return
                 await trio.sleep_forever()  # it is ending, which may need a peer that reads: as patient as with a pong
+            except Exception:  # a transport's bug: one connection's failure touches no other
+                logger.exception("the ping of client %s failed", session.client_id)
+                session.connection.abort(1006, "a ping failed")
+                return
             session.latency = trio.current_time() - sent
         if patience.cancelled_caught and session.connection.close_code is None and not session.connection.holds_back:
             session.connection.abort(1006, "no pong in time")

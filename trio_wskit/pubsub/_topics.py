@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
-from typing import final
+from typing import TypeVar, final
 
 from trio_wskit._core.topics import check_topic
 from trio_wskit.abc import PubSubDriver
 from trio_wskit.errors import PubSubError
 
 __all__ = ["Topics"]
+
+S = TypeVar("S")
 
 
 @final
@@ -33,6 +35,11 @@ class Topics(AbstractSet[str]):
 
     def __len__(self) -> int:
         return len(self._names or ())
+
+    @classmethod
+    def _from_iterable(cls, it: Iterable[S]) -> AbstractSet[S]:
+        """What ``topics - other`` and the like give: a set that is no client's."""
+        return set(it)
 
     def has(self, topic: str) -> bool:
         """True where the client is subscribed."""
@@ -75,7 +82,8 @@ class Topics(AbstractSet[str]):
             await self._driver.unsubscribe(self._client_id, topic)
         except Exception as cause:
             raise PubSubError("ADAPTER_ERROR", f"the driver did not unsubscribe from {topic!r}") from cause
-        self._names.pop(topic, None)
+        if topic in self:  # it may have left meanwhile
+            del self._names[topic]
 
     def _check_open(self) -> None:
         if self._closed:
