@@ -110,7 +110,9 @@ async def connect(
         await stream.send_all("\r\n".join(lines).encode() + and_at_once)
         status, answered, rest = await _read_head(stream)
         if status != 101:
-            raise Refused(status, answered, (rest + await _read_to_the_end(stream)).decode())
+            while len(rest) < int(answered.get("content-length", 0)):
+                rest += await stream.receive_some(65536)
+            raise Refused(status, answered, rest.decode())
     except BaseException:
         await trio.aclose_forcefully(stream)
         raise

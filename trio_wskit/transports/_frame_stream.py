@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import socket
 from collections.abc import Callable, Sequence
-from typing import Final, cast, final
+from typing import Any, Final, cast, final
 
 import trio
 
@@ -67,6 +68,7 @@ class FrameStream(trio.abc.Stream):
         self._torn = False
         self._turn = trio.lowlevel.ParkingLot()
         self._close_sent = False
+        self._lingering = False  # nobody but `aclose` reads any more
         self.last_words: Callable[[], bytes] | None = None
 
     # Reading, by the library.
@@ -81,7 +83,7 @@ class FrameStream(trio.abc.Stream):
             await trio.lowlevel.checkpoint()
             data = self._already_read[:max_bytes]
             self._already_read = self._already_read[len(data) :]
-        elif self.endless:
+        elif self.endless or self._lingering:
             await trio.lowlevel.checkpoint()
             return b""
         else:
@@ -112,7 +114,7 @@ class FrameStream(trio.abc.Stream):
             assert self._stream is not None
             return bytes(await self._stream.receive_some(max_bytes))
         await trio.lowlevel.checkpoint_if_cancelled()
-        while True:
+        while not self._lingering:
             try:
                 data = self._socket.recv(max_bytes or _READ_BYTES)
             except BlockingIOError:
@@ -122,6 +124,7 @@ class FrameStream(trio.abc.Stream):
             else:
                 await trio.lowlevel.cancel_shielded_checkpoint()
                 return data
+        return b""
 
     # Writing, by the library.
 
@@ -222,11 +225,15 @@ class FrameStream(trio.abc.Stream):
 
         Cancelled: the link is dropped.
         """
+        words = b""
+        if self.last_words is not None and not self._torn:
+            words, self.last_words = self.last_words(), None
         try:
-            words = self.last_words() if self.last_words is not None else b""
-            if words and not self._busy and not self._torn:
+            if words and not self._busy:
                 with trio.move_on_after(_LINGER_SECONDS), contextlib.suppress(*_ENDED):
-                    await self._say(words)
+                    if not self._close_sent:
+                        await self.send_all(words)
+                    await self._linger()
         finally:
             self.abort()
         if self._stream is not None:
@@ -234,15 +241,24 @@ class FrameStream(trio.abc.Stream):
         else:
             await trio.lowlevel.checkpoint()
 
-    async def _say(self, words: bytes) -> None:
-        """Send a last frame, and wait for the peer to hang up: a link that is dropped with unread bytes is reset."""
-        if not self._close_sent:
-            await self.send_all(words)
-        if self._socket is not None:
-            with contextlib.suppress(OSError):
-                self._socket.shutdown(socket.SHUT_WR)
-        while await self._receive():
-            pass
+    async def _linger(self) -> None:
+        """Wait for the peer to hang up: a link dropped with unread bytes on it is reset, and our last frame lost."""
+        self._lingering = True
+        below: Any = self._socket
+        if self._stream is not None:
+            stream = socket_below(self._stream)
+            below = None if stream is None else stream.socket
+        if below is None:
+            return
+        trio.lowlevel.notify_closing(below)  # whoever reads for the library stops now
+        with contextlib.suppress(OSError):
+            below.shutdown(socket.SHUT_WR)
+            with socket.socket(fileno=os.dup(below.fileno())) as drain:
+                while True:
+                    await trio.lowlevel.wait_readable(drain)
+                    with contextlib.suppress(BlockingIOError):
+                        if not drain.recv(_READ_BYTES):
+                            return
 
     def abort(self) -> None:
         """Drop the link at once."""

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Final, final
 
 import trio
 import trio_websocket
+from wsproto.utilities import LocalProtocolError
 
 from trio_wskit._core.frames import Binary, close_frame, payload_of
 from trio_wskit._core.handshake import Headers, Request
@@ -52,7 +54,7 @@ class TrioWebSocketTransport:
         # Set by who ends the conversation on this side: trio-websocket remembers 1000 for all of its own closes.
         self._end: ConnectionClosed | None = None
         self._closing: trio.Event | None = None  # there from the first `aclose` on, set when it is done
-        self._pings: set[trio.CancelScope] = set()  # trio-websocket would let them wait for a pong after the end
+        self._waiting: set[trio.CancelScope] = set()  # for a pong or a close that trio-websocket cannot hear any more
 
     async def receive(self) -> list[bytes]:
         """See `trio_wskit.abc.Transport.receive`: one message at a time, as trio-websocket gives them."""
@@ -61,7 +63,7 @@ class TrioWebSocketTransport:
         except trio_websocket.ConnectionClosed:
             if self._closing is not None:
                 await self._closing.wait()  # whoever hears the end stops the tasks that the close may need
-            self._end_pings()
+            self.reader_ended()
             raise self._closed() from None
         if self._stream is not None:
             self._stream.message_finished()
@@ -75,14 +77,15 @@ class TrioWebSocketTransport:
         reason = self._websocket.closed
         if reason is None:
             return ConnectionClosed(1006)
-        return ConnectionClosed(reason.code, reason.reason or "")
+        return ConnectionClosed(int(reason.code), reason.reason or "")
 
     def _check_open(self) -> None:
         if self._end is not None or self._websocket.closed is not None:
             raise self._closed()
 
-    def _end_pings(self) -> None:
-        for scope in self._pings:
+    def reader_ended(self) -> None:
+        """trio-websocket reads no more: what waits for an answer of the peer has waited long enough."""
+        for scope in self._waiting:
             scope.cancel()
 
     def write_nowait(self, frames: Sequence[bytes]) -> Sequence[bytes]:
@@ -120,18 +123,24 @@ class TrioWebSocketTransport:
         """See `trio_wskit.abc.Transport.ping`."""
         await trio.lowlevel.checkpoint_if_cancelled()
         self._check_open()
-        with trio.CancelScope() as scope:
-            self._pings.add(scope)
-            try:
-                await self._websocket.ping()
-            except trio_websocket.ConnectionClosed:
-                raise self._closed() from None
-            finally:
-                self._pings.discard(scope)
-        if scope.cancelled_caught:
+        try:
+            answered = await self._until_answered(self._websocket.ping)
+        except trio_websocket.ConnectionClosed:
+            raise self._closed() from None
+        if not answered:
             raise self._closed()
         if self._stream is not None:
             self._stream.control_frame_read(_PONG_BYTES)
+
+    async def _until_answered(self, ask: Callable[[], Awaitable[None]]) -> bool:
+        """True if the peer has answered, False if the reader ended."""
+        with trio.CancelScope() as scope:
+            self._waiting.add(scope)
+            try:
+                await ask()
+            finally:
+                self._waiting.discard(scope)
+        return not scope.cancelled_caught
 
     async def aclose(self, code: int = 1000, reason: str = "") -> None:
         """See `trio_wskit.abc.Transport.aclose`."""
@@ -143,7 +152,7 @@ class TrioWebSocketTransport:
         try:
             if not first:
                 await self._closing.wait()
-            await self._websocket.aclose(code, reason)
+            await self._until_answered(partial(self._websocket.aclose, code, reason))
         except trio.Cancelled:
             self.abort()
             raise
@@ -160,7 +169,7 @@ class TrioWebSocketTransport:
         """See `trio_wskit.abc.Transport.abort`."""
         if self._end is None:
             self._end = ConnectionClosed(1006)
-        self._end_pings()
+        self.reader_ended()
         if self._stream is not None:
             self._stream.abort()
         else:
@@ -223,21 +232,45 @@ async def serve_trio_websocket(
     frames = FrameStream(stream, request_head, for_later=head.leftover, max_unfinished=largest + largest // 8 + 65536)
     try:
         async with trio.open_nursery() as nursery:
-            request = await trio_websocket.wrap_server_stream(
-                nursery, frames, max_message_size=largest, receive_buffer_size=65536
-            )
+            reader = await nursery.start(_Reader().run)
             try:
-                websocket = await request.accept(extra_headers=_as_bytes(accept_headers(admission)))
-            except trio_websocket.ConnectionClosed:
-                nursery.cancel_scope.cancel()
-                return
-            handshake.deadline = math.inf
-            frames.go_on()
-            transport = TrioWebSocketTransport(websocket, nursery, frames)
-            frames.last_words = transport.last_words
-            await app.serve_session(transport, admission)
-            with trio.CancelScope(shield=True):
-                await frames.aclose()
-            nursery.cancel_scope.cancel()
+                request = await trio_websocket.wrap_server_stream(
+                    reader.nursery, frames, max_message_size=largest, receive_buffer_size=65536
+                )
+                try:
+                    websocket = await request.accept(extra_headers=_as_bytes(accept_headers(admission)))
+                except trio_websocket.ConnectionClosed:
+                    return
+                handshake.deadline = math.inf
+                frames.go_on()
+                transport = reader.transport = TrioWebSocketTransport(websocket, nursery, frames)
+                frames.last_words = transport.last_words
+                await app.serve_session(transport, admission)
+                with trio.CancelScope(shield=True):
+                    await frames.aclose()
+            finally:
+                reader.nursery.cancel_scope.cancel()
     finally:
         frames.abort()
+
+
+@final
+class _Reader:
+    """Where trio-websocket reads: it goes on while a session that was cancelled says goodbye, and fails alone."""
+
+    nursery: trio.Nursery
+
+    def __init__(self) -> None:
+        self.transport: TrioWebSocketTransport | None = None
+
+    async def run(self, *, task_status: trio.TaskStatus[_Reader]) -> None:
+        try:
+            with trio.CancelScope(shield=True):
+                async with trio.open_nursery() as self.nursery:
+                    task_status.started(self)
+                    await trio.sleep_forever()
+        except* LocalProtocolError:
+            pass  # trio-websocket 0.12.2 wants to answer a ping that came after our close frame
+        finally:
+            if self.transport is not None:
+                self.transport.reader_ended()
