@@ -1,0 +1,104 @@
+"""One connection of a client, while it lasts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import final
+
+import trio
+
+from trio_wskit._connection import Connection
+from trio_wskit._core.envelope import Envelope
+from trio_wskit._core.frames import text_frame
+from trio_wskit._core.options import Limits
+from trio_wskit._outbox import Flusher, Frame
+from trio_wskit.client._auth import Credentials
+from trio_wskit.client._connect import Opened
+from trio_wskit.errors import ConnectionClosed, WsKitError
+
+__all__ = ["Link"]
+
+
+@final
+class Link:
+    """A connection, and what is known of its server.
+
+    Args:
+        opened: the open link; it is closed by `run`.
+        credentials: whose token stays out of what the server writes into its close reason.
+        limits: the bounds.
+        flusher: joins writes.
+        nursery: owns the connection's tasks.
+        on_lost: called once, at the moment when the connection is lost.
+        on_refused: called for what cannot be read.
+
+    Attributes:
+        meta_keys: meta keys, in lower case, that the server takes beside the standard ones. ws-kit's own server drops
+            a message with any other.
+        closed: why the connection is lost; None while it is not.
+        latency: seconds that the last ping took; None before the first pong.
+    """
+
+    def __init__(
+        self,
+        opened: Opened,
+        credentials: Credentials,
+        limits: Limits,
+        flusher: Flusher,
+        nursery: trio.Nursery,
+        on_lost: Callable[[Link], None],
+        on_refused: Callable[[Exception], None],
+    ) -> None:
+        self.meta_keys = frozenset(opened.headers.tokens("x-wskit-meta"))
+        self.client_id = opened.headers.get("x-client-id")
+        self.subprotocol = opened.subprotocol
+        self.latency: float | None = None
+        self.closed: ConnectionClosed | None = None
+        self.opened_at = trio.current_time()
+        self.connection = Connection(opened.transport, limits, flusher, nursery, self, client=True)
+        self.outbox = self.connection.outbox
+        self._credentials = credentials
+        self._limits = limits
+        self._on_lost = on_lost
+        self._on_refused = on_refused
+
+    def push(self, message: bytes) -> bool:
+        """Send a message that cannot wait for room; False where even twice the outbox's bounds are used up."""
+        return self.outbox.push(Frame(text_frame(message)))
+
+    def broke(self) -> None:
+        """Nothing can be sent any more, and perhaps the reader does not know it yet."""
+        self.connection.abort()
+
+    # What the connection tells its owner.
+
+    def on_control(self, envelope: Envelope) -> None:
+        """A server has no heartbeats to be answered, and no calls to be aborted."""
+
+    def on_refused(self, error: WsKitError) -> None:
+        """Something came that is no message."""
+        self._on_refused(error)
+
+    def on_disconnected(self, code: int, reason: str) -> None:
+        """The link is closed."""
+        self.closed = ConnectionClosed(code, self._credentials.scrub(reason))
+        self._on_lost(self)
+
+    async def heartbeat(self) -> None:
+        """Find out by ourselves that the server is no more."""
+        interval = self._limits.ping_interval
+        while interval < math.inf:
+            await trio.sleep(interval)
+            if self.connection.holds_back:
+                continue  # we do not read: its pong would wait behind what we do not take
+            sent = trio.current_time()
+            with trio.move_on_after(self._limits.ping_timeout) as patience:
+                try:
+                    await self.connection.transport.ping()
+                except ConnectionClosed:
+                    return
+                self.latency = trio.current_time() - sent
+            if patience.cancelled_caught and not self.connection.holds_back:
+                self.connection.abort(1006, "no pong in time")
+                return
