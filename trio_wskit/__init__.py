@@ -14,6 +14,13 @@ from trio_wskit._serve import Server as Server
 from trio_wskit._serve import run as run
 from trio_wskit._serve import serve as serve
 from trio_wskit._session import Session as Session
+from trio_wskit.client import Client as Client
+from trio_wskit.client import Gap as Gap
+from trio_wskit.client import QueueOptions as QueueOptions
+from trio_wskit.client import Reconnect as Reconnect
+from trio_wskit.client import Retry as Retry
+from trio_wskit.client import TokenAuth as TokenAuth
+from trio_wskit.client import open_client as open_client
 from trio_wskit.errors import CloseError as CloseError
 from trio_wskit.errors import ConfigError as ConfigError
 from trio_wskit.errors import ConnectionClosed as ConnectionClosed
