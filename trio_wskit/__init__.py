@@ -1,19 +1,30 @@
 """A WebSocket framework for Trio: schema-first routing, RPC, pub/sub and rate limiting, with structured concurrency."""
 
+from trio_wskit._app import Admission as Admission
 from trio_wskit._app import App as App
 from trio_wskit._app import open_app as open_app
 from trio_wskit._context import Context as Context
+from trio_wskit._core.error_map import ErrorMap as ErrorMap
 from trio_wskit._core.handshake import HttpResponse as HttpResponse
 from trio_wskit._core.handshake import Request as Request
+from trio_wskit._core.lanes import Lane as Lane
+from trio_wskit._core.lanes import concurrent as concurrent
+from trio_wskit._core.lanes import keyed as keyed
+from trio_wskit._core.lanes import serial as serial
 from trio_wskit._core.options import Limits as Limits
 from trio_wskit._core.publishing import PublishResult as PublishResult
 from trio_wskit._core.schema import Rpc as Rpc
 from trio_wskit._core.schema import message as message
+from trio_wskit._idempotency import MemoryIdempotency as MemoryIdempotency
+from trio_wskit._lease import Auth as Auth
+from trio_wskit._lease import AuthLease as AuthLease
 from trio_wskit._router import Router as Router
 from trio_wskit._serve import Server as Server
 from trio_wskit._serve import run as run
 from trio_wskit._serve import serve as serve
+from trio_wskit._session import LimitExceeded as LimitExceeded
 from trio_wskit._session import Session as Session
+from trio_wskit._work import DrainReport as DrainReport
 from trio_wskit.client import Client as Client
 from trio_wskit.client import Gap as Gap
 from trio_wskit.client import QueueOptions as QueueOptions

@@ -141,8 +141,8 @@ class App:
             raise ConfigError(f"origins takes a set of origins, not the text {origins!r}")
         if not callable(overflow) and overflow not in ("disconnect", "drop_oldest", "drop_newest"):
             raise ConfigError(f"overflow takes 'disconnect', 'drop_oldest' or 'drop_newest', not {overflow!r}")
-        self.router = router
-        self.limits = limits or Limits()
+        self.router: Router = router
+        self.limits: Limits = limits or Limits()
         self._authenticate = authenticate
         self._origins = None if origins is None else frozenset(origin.lower().rstrip("/") for origin in origins)
         self._driver = pubsub if pubsub is not None else MemoryPubSub()
@@ -231,12 +231,14 @@ class App:
                 except BaseException as error:  # it leaves below, without the group that the nursery would make of it
                     failed = error
                 self._draining = True
-                with trio.CancelScope(shield=True, deadline=trio.current_time() + self.limits.close_timeout):
-                    await self.close_sessions(shutdown_code, "going away")
-                    if self._sessions:
-                        self._last_gone = trio.Event()
-                        await self._last_gone.wait()
-                flusher.stop()
+                try:
+                    with trio.CancelScope(shield=True, deadline=trio.current_time() + self.limits.close_timeout):
+                        await self.close_sessions(shutdown_code, "going away")
+                        if self._sessions:
+                            self._last_gone = trio.Event()
+                            await self._last_gone.wait()
+                finally:
+                    flusher.stop()  # it is shielded: nothing else ends it
                 nursery.cancel_scope.cancel()
             if failed is not None:
                 raise failed
@@ -264,7 +266,7 @@ class App:
         """End without a loss, before you leave ``async with open_app(app)``: there is no way back.
 
         From now on `ready` is False, handshakes are refused with 503 and new messages with UNAVAILABLE. What runs may
-        finish; what has not after so many seconds is cancelled, and its client told so. Then all connections are closed.
+        finish; what has not after so many seconds is cancelled, and its client told so. Then everybody is sent away.
 
         Args:
             seconds: for the handlers that run; 0 cancels them at once.

@@ -18,7 +18,7 @@ from trio_wskit._core.frames import close_payload
 from trio_wskit._core.options import Limits
 from trio_wskit._inbox import Inbox
 from trio_wskit._outbox import Flusher, Outbox
-from trio_wskit.abc import PushTransport, Transport
+from trio_wskit.abc import PushTransport, Receiver, Transport
 from trio_wskit.errors import ConnectionClosed, WsKitError
 
 __all__ = ["Connection", "Owner"]
@@ -79,16 +79,16 @@ class Connection:
         client: bool = False,
     ) -> None:
         self._client = client
-        self.transport = transport
-        self.outbox = Outbox(transport, limits, flusher, self._start_writer, self._write_failed)
+        self.transport: Transport = transport
+        self.outbox: Outbox = Outbox(transport, limits, flusher, self._start_writer, self._write_failed)
         self.close_code: int | None = None  # None while the link is open
-        self.close_reason = ""
+        self.close_reason: str = ""
         self._limits = limits
         self._nursery = nursery
         self._owner = owner
         # Not isinstance(): for a protocol that looks at every method, and costs as much as the rest of this.
         self._push = cast("PushTransport", transport) if hasattr(transport, "attach") else None
-        self.inbox = Inbox(limits.max_waiting_batches, self._resume)
+        self.inbox: Inbox = Inbox(limits.max_waiting_batches, self._resume)
         self._resumed: trio.Event | None = None  # set while the reader is held back
         self._closing = False
 
@@ -107,17 +107,17 @@ class Connection:
         if self.inbox.is_full:
             self.disconnected(closed.code, closed.reason)
 
-    def start(self) -> None:
-        """Begin to read."""
+    def start(self, receiver: Receiver | None = None) -> None:
+        """Begin to read, through `receiver` if there is one, which gives us what it lets in."""
         if self._push is not None:
-            self._push.attach(self)
+            self._push.attach(receiver or self)
         else:
-            self._nursery.start_soon(self._read)
+            self._nursery.start_soon(self._read, receiver or self)
 
-    async def _read(self) -> None:
+    async def _read(self, receiver: Receiver) -> None:
         try:
             while True:
-                if not self.feed(await self.transport.receive()):
+                if not receiver.feed(await self.transport.receive()):
                     self._resumed = trio.Event()
                     await self._resumed.wait()
         except ConnectionClosed as closed:

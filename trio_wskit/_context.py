@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, final
 
@@ -17,6 +18,7 @@ from trio_wskit._rpc import Call
 from trio_wskit.errors import ErrorCode, WsKitError
 
 if TYPE_CHECKING:
+    from trio_wskit._lease import Auth
     from trio_wskit._session import Session
     from trio_wskit.pubsub._topics import Topics
 
@@ -36,14 +38,15 @@ class Context(Generic[M]):
         session: the client who sent it.
     """
 
-    __slots__ = ("call", "envelope", "payload", "session")
+    __slots__ = ("_deadline", "call", "envelope", "payload", "session")
 
     payload: M
+    _deadline: float
 
     def __init__(self, session: Session, envelope: Envelope, call: Call | None) -> None:
-        self.session = session
-        self.envelope = envelope
-        self.call = call
+        self.session: Session = session
+        self.envelope: Envelope = envelope
+        self.call: Call | None = call
 
     @property
     def type(self) -> str:
@@ -79,6 +82,54 @@ class Context(Generic[M]):
     def is_rpc(self) -> bool:
         """True in a handler that owes a reply."""
         return self.call is not None
+
+    @property
+    def auth(self) -> Auth:
+        """Until when the client is who it says it is; see `AuthLease`."""
+        return self.session.auth
+
+    @property
+    def latency(self) -> float | None:
+        """Seconds that the client's last pong took; None before the first one."""
+        return self.session.latency
+
+    @property
+    def deadline(self) -> float:
+        """When the handler is cancelled, as `trio.current_time` counts; ``math.inf`` for never.
+
+        For a call the smallest of what the client asked for (``meta.timeoutMs``), the route's ``timeout`` and, without
+        that, ``Limits.call_timeout``, counted from its start. For an event the route's ``timeout``. From the handler's
+        first wait on it is an ordinary Trio deadline: whatever is awaited sees it in `trio.current_effective_deadline`.
+        """
+        try:
+            return self._deadline
+        except AttributeError:
+            self._deadline = self.session.deadline_of(self)
+            return self._deadline
+
+    def start_clock(self, timeout: float | None) -> None:
+        """Begin to count now, with the route's own limit if it has one."""
+        self._deadline = self.session.deadline_of(self, timeout)
+
+    def time_remaining(self) -> float:
+        """Seconds until `deadline`, at least 0.0; ``math.inf`` without one."""
+        return max(0.0, self.deadline - trio.current_time())
+
+    def shield(self, seconds: float) -> trio.CancelScope:
+        """For the piece that must finish: ``with ctx.shield(5): await save()``.
+
+        Inside, no abort, deadline, disconnect or drain interrupts, for so many seconds at most; then the block is
+        cancelled. Cancelled from outside meanwhile: after the block, at the next checkpoint.
+
+        Args:
+            seconds: above 0; finite, so that nobody can hold up the end of a server for ever.
+
+        Raises:
+            ValueError: `seconds` is something else.
+        """
+        if not 0 < seconds < math.inf:
+            raise ValueError(f"shield() takes a finite number of seconds above 0, not {seconds!r}")
+        return trio.CancelScope(shield=True, deadline=trio.current_time() + seconds)
 
     async def send(
         self, message: object, *, meta: Mapping[str, Any] | None = None, inherit_correlation_id: bool = False
@@ -136,6 +187,7 @@ class Context(Generic[M]):
         await trio.lowlevel.checkpoint_if_cancelled()
         frame = self.session.reply_frame(self, message, meta)
         call.answered = True
+        call.answer = frame.wire
         try:
             await self.session.outbox.send(frame)
         except BaseException:

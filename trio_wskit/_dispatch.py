@@ -9,6 +9,8 @@ Rules
   start in order, and only those that wait cost a task.
 - The leader's cancel scope is its handler's: an abort, a deadline or a disconnect cancels exactly that.
 - While the leader does not wait, the outbox is corked: the answers of one batch leave in one write.
+- What a route asks for beside its handler (a lane, a time limit, to be detached) costs those that do not ask nothing:
+  the table that is looked at first holds plain routes alone. When the app drains, that table is empty.
 """
 
 from __future__ import annotations
@@ -24,8 +26,11 @@ import trio
 from trio_wskit._await import run_until_wait
 from trio_wskit._context import Context
 from trio_wskit._core.envelope import Envelope
-from trio_wskit._core.routes import Route
+from trio_wskit._core.routes import Route, RouteOptions
+from trio_wskit._lanes import Lanes
 from trio_wskit._rpc import Call
+from trio_wskit._special import Detached, run_special
+from trio_wskit._work import Drain, Runner, Work
 from trio_wskit.errors import ErrorCode, WsKitError
 
 if TYPE_CHECKING:
@@ -35,6 +40,8 @@ __all__ = ["CompiledRoute", "Dispatcher", "Middleware", "compile_routes"]
 
 Middleware = Callable[[Context[Any], Callable[[], Awaitable[Any]]], Awaitable[Any]]
 _NOTHING: Final[Iterator[Envelope]] = iter(())
+_NO_ROUTES: Final[Mapping[str, Any]] = {}
+_NO_LANES: Final = Lanes()  # of connections whose routes have none
 _COROUTINE: Final[Any] = CoroutineType  # what a handler is, a decorator may hide; what it gives, none can
 
 
@@ -45,13 +52,19 @@ class CompiledRoute:
     Attributes:
         run: takes a context whose payload is not validated yet; gives the handler's result, or a coroutine of it.
         replies: True for calls.
+        is_plain: nothing was asked for beside the handler.
+        holds_up: what comes behind waits for the handler's end.
     """
 
-    __slots__ = ("replies", "run", "spec")
+    __slots__ = ("holds_up", "is_plain", "options", "replies", "run", "spec")
 
     def __init__(self, route: Route, middleware: Sequence[Middleware]) -> None:
         self.spec = route.spec
         self.replies = route.spec.reply is not None
+        self.options = route.options
+        self.is_plain = route.options == RouteOptions()
+        lane = route.options.lane
+        self.holds_up = lane.holds_up if lane is not None else not self.replies
         layers = [*middleware, *route.middleware]
         before = [layer for layer in layers if getattr(layer, "stage", "message") == "envelope"]
         after = [layer for layer in layers if getattr(layer, "stage", "message") != "envelope"]
@@ -104,9 +117,19 @@ def _layer(middleware: Middleware, inner: Callable[[Context[Any]], Any]) -> Call
     return run
 
 
-def compile_routes(routes: Sequence[Route], middleware: Sequence[Middleware]) -> dict[str, CompiledRoute]:
-    """Make the table that dispatchers look types up in."""
-    return {route.spec.type: CompiledRoute(route, middleware) for route in routes}
+def compile_routes(
+    routes: Sequence[Route], middleware: Sequence[Middleware], *, counts_calls: bool = False
+) -> tuple[dict[str, CompiledRoute], dict[str, CompiledRoute]]:
+    """Make the tables that dispatchers look types up in: all routes, and the plain ones among them.
+
+    Args:
+        routes: one for each type.
+        middleware: the router's.
+        counts_calls: the calls of all connections are counted together, so none of them is plain.
+    """
+    table = {route.spec.type: CompiledRoute(route, middleware) for route in routes}
+    plain = {name: route for name, route in table.items() if route.is_plain and not (route.replies and counts_calls)}
+    return table, table if len(plain) == len(table) else plain
 
 
 @final
@@ -116,37 +139,49 @@ class Dispatcher:
     Args:
         session: whose envelopes these are.
         routes: type to route.
+        plain: those among them that ask for nothing special.
         nursery: owns followers.
         max_in_flight: how many calls may wait at the same time.
+        work: what the connections of the app share.
     """
 
     __slots__ = (
         "aborted",
+        "all_routes",
         "calls",
         "disconnected",
         "in_flight",
+        "lanes",
         "max_in_flight",
         "nursery",
         "pending",
+        "remembers",
         "routes",
         "running",
         "session",
+        "work",
     )
 
     def __init__(
         self,
         session: Session,
         routes: Mapping[str, CompiledRoute],
+        plain: Mapping[str, CompiledRoute],
         nursery: trio.Nursery,
         max_in_flight: int,
+        work: Work,
     ) -> None:
         self.session = session
-        self.routes = routes
+        self.all_routes = routes
+        self.routes = plain if work.drain is None else _NO_ROUTES
+        self.remembers = session.idempotency is not None
+        self.work = work
+        self.lanes = _NO_LANES if plain is routes else Lanes()
         self.nursery = nursery
         self.max_in_flight = max_in_flight
         self.pending: Iterator[Envelope] = _NOTHING  # what is left of the batch; a new leader goes on where the old was
         self.running: set[_Leader] | None = None  # those whose handler waits; made at the first wait
-        self.calls: dict[str, _Leader] | None = None  # those among them that a client may abort
+        self.calls: dict[str, Runner] | None = None  # those among them that a client may abort
         self.aborted: set[str] | None = None  # aborts of calls that have not started yet
         self.in_flight = 0
         self.disconnected = False
@@ -171,6 +206,36 @@ class Dispatcher:
         for leader in tuple(self.running or ()):
             leader.cancel(None)
 
+    def drain(self, drain: Drain) -> None:
+        """Start nothing more, and let `drain` wait for what runs."""
+        self.routes = _NO_ROUTES
+        if self.running:
+            drain.watch(set(self.running))
+
+    @property
+    def waiting_messages(self) -> int:
+        """Messages that were read and not yet started."""
+        return length_hint(self.pending) + self.session.connection.inbox.messages
+
+    def detach(self, runner: Runner, context: Context[Any]) -> None:
+        """A detached handler starts. It counts as in flight here, and in the app."""
+        self.in_flight += 1
+        self.work.detached.add(runner)
+        if context.call is not None and context.call.correlation_id is not None:
+            if self.calls is None:
+                self.calls = {}
+            self.calls[context.call.correlation_id] = runner
+
+    def detached_ended(self, runner: Runner, context: Context[Any]) -> None:
+        """It has ended."""
+        self.in_flight -= 1
+        work = self.work
+        work.detached.discard(runner)
+        if work.drain is not None:
+            work.drain.ended(runner)
+        if context.call is not None and context.call.correlation_id is not None and self.calls is not None:
+            del self.calls[context.call.correlation_id]
+
     def batch_done(self) -> None:
         """Send what the last batch was answered."""
         self.pending = _NOTHING
@@ -184,13 +249,14 @@ class Dispatcher:
 class _Leader:
     """One task: it leads, or finishes its call."""
 
-    __slots__ = ("cancel_code", "context", "dispatcher", "leading", "scope", "stopped", "waited")
+    __slots__ = ("cancel_code", "context", "dispatcher", "leading", "route", "scope", "stopped", "waited")
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self.dispatcher = dispatcher
         self.leading = True
         self.scope = trio.CancelScope()
         self.context: Context[Any] | None = None  # of the handler that runs
+        self.route: CompiledRoute | None = None  # its route, if that is a special one
         self.waited = False  # whether that handler has waited
         self.stopped = False  # this scope serves no more: it was cancelled, or another task leads
         self.cancel_code: ErrorCode | None = None
@@ -220,8 +286,7 @@ class _Leader:
             for envelope in dispatcher.pending:
                 route = routes.get(envelope.type)
                 if route is None:
-                    what = f"no handler for {envelope.type[:100]!r}"
-                    session.refuse(WsKitError("UNIMPLEMENTED", what), envelope.correlation_id)
+                    await self._serve_other(envelope)
                 elif route.replies:
                     await self._serve_call(route, envelope)
                 else:
@@ -237,6 +302,7 @@ class _Leader:
                         raise self._failed_in_part(context, group) from None
                     if self.waited:
                         self._finished()
+                        routes = dispatcher.routes  # the app may have begun to drain
                 if self.stopped:
                     return
             self.context = context = envelope = None  # an idle connection keeps no message alive
@@ -247,13 +313,61 @@ class _Leader:
                 self.leading = False
                 dispatcher.nursery.cancel_scope.cancel()
                 return
+            routes = dispatcher.routes
             session.outbox.cork()
+
+    async def _serve_other(self, envelope: Envelope) -> None:
+        """A message whose type is not among the plain routes: of a special route, unknown, or come too late."""
+        dispatcher = self.dispatcher
+        session = dispatcher.session
+        route = dispatcher.all_routes.get(envelope.type)
+        if route is None:
+            what = f"no handler for {envelope.type[:100]!r}"
+            session.refuse(WsKitError("UNIMPLEMENTED", what), envelope.correlation_id)
+        elif dispatcher.work.drain is not None:
+            session.refuse(dispatcher.work.drain.refusal(), envelope.correlation_id)
+        else:
+            await self._serve_special(route, envelope)
+
+    async def _serve_special(self, route: CompiledRoute, envelope: Envelope) -> None:
+        dispatcher = self.dispatcher
+        session = dispatcher.session
+        correlation_id = envelope.correlation_id if route.replies else None
+        detached = route.options.detached
+        if (route.replies or not route.holds_up or detached) and not self._may_start(
+            correlation_id, may_wait=not route.holds_up or detached
+        ):
+            return
+        bound = dispatcher.work.reached(detached=detached, call=route.replies)
+        if bound is not None:
+            what = f"{bound} {'detached handlers' if detached else 'calls'} run in all"
+            session.refuse_over_limit(WsKitError("RESOURCE_EXHAUSTED", what), envelope.correlation_id, bound)
+            return
+        context: Context[Any] = Context(session, envelope, Call(correlation_id) if route.replies else None)
+        self.context = context
+        context.start_clock(route.options.timeout)
+        try:
+            if detached:
+                await run_until_wait(Detached(dispatcher, route, context).start(), self._event_waits)
+            else:
+                self.route = route
+                await run_until_wait(run_special(dispatcher, route, context), self._special_waits)
+        except Exception as error:
+            self._failed(context, error)
+        except BaseExceptionGroup as group:
+            raise self._failed_in_part(context, group) from None
+        if self.waited:
+            self._finished()
+        self.route = None
 
     async def _serve_call(self, route: CompiledRoute, envelope: Envelope) -> None:
         dispatcher = self.dispatcher
         session = dispatcher.session
         correlation_id = envelope.correlation_id
-        if not self._may_start(correlation_id):
+        if (dispatcher.in_flight or dispatcher.aborted) and not self._may_start(correlation_id):
+            return
+        if dispatcher.remembers and "idempotencyKey" in envelope.meta:
+            await self._serve_special(route, envelope)
             return
         call = Call(correlation_id)
         context: Context[Any] = Context(session, envelope, call)
@@ -274,7 +388,7 @@ class _Leader:
         if self.waited:
             self._finished()
 
-    def _may_start(self, correlation_id: str | None) -> bool:
+    def _may_start(self, correlation_id: str | None, *, may_wait: bool = True) -> bool:
         dispatcher = self.dispatcher
         session = dispatcher.session
         if dispatcher.aborted and correlation_id in dispatcher.aborted:
@@ -288,9 +402,11 @@ class _Leader:
                 None,
             )
             return False
-        if dispatcher.in_flight >= dispatcher.max_in_flight:
-            session.refuse(
-                WsKitError("RESOURCE_EXHAUSTED", f"{dispatcher.max_in_flight} calls are in flight"), correlation_id
+        if may_wait and dispatcher.in_flight >= dispatcher.max_in_flight:
+            session.refuse_over_limit(
+                WsKitError("RESOURCE_EXHAUSTED", f"{dispatcher.max_in_flight} calls are in flight"),
+                correlation_id,
+                dispatcher.max_in_flight,
             )
             return False
         return True
@@ -310,16 +426,35 @@ class _Leader:
         dispatcher = self.dispatcher
         assert self.context is not None
         assert self.context.call is not None
-        self.scope.deadline = dispatcher.session.call_deadline(self.context.envelope)
-        correlation_id = self.context.call.correlation_id
-        if correlation_id is not None:
-            if dispatcher.calls is None:
-                dispatcher.calls = {}
-            dispatcher.calls[correlation_id] = self
+        self.scope.deadline = self.context.deadline
+        self._may_be_aborted(self.context.call)
         dispatcher.in_flight += 1
         self.leading = False
         self.stopped = True
         dispatcher.nursery.start_soon(_Leader(dispatcher).lead)
+
+    def _may_be_aborted(self, call: Call) -> None:
+        dispatcher = self.dispatcher
+        if call.correlation_id is not None:
+            if dispatcher.calls is None:
+                dispatcher.calls = {}
+            dispatcher.calls[call.correlation_id] = self
+
+    def _special_waits(self) -> None:
+        self._event_waits()
+        dispatcher = self.dispatcher
+        context, route = self.context, self.route
+        assert context is not None
+        assert route is not None
+        self.scope.deadline = context.deadline
+        if context.call is not None:
+            self._may_be_aborted(context.call)
+            dispatcher.work.calls += 1
+        self.stopped = True  # this scope has a deadline, which is not the next handler's
+        if not route.holds_up:
+            dispatcher.in_flight += 1
+            self.leading = False
+            dispatcher.nursery.start_soon(_Leader(dispatcher).lead)
 
     def _finished(self) -> None:
         """The handler that waited has ended, one way or another."""
@@ -331,11 +466,17 @@ class _Leader:
             dispatcher.session.outbox.cork()
         else:
             dispatcher.in_flight -= 1
-            assert self.context is not None
-            assert self.context.call is not None
-            correlation_id = self.context.call.correlation_id
-            if correlation_id is not None and dispatcher.calls is not None:
-                del dispatcher.calls[correlation_id]
+        assert self.context is not None
+        call = self.context.call
+        if call is not None:
+            calls = dispatcher.calls
+            if calls and call.correlation_id is not None and calls.get(call.correlation_id) is self:
+                del calls[call.correlation_id]
+            if self.route is not None:
+                dispatcher.work.calls -= 1
+        self.route = None
+        if dispatcher.work.drain is not None:
+            dispatcher.work.drain.ended(self)
 
     def cancel(self, code: ErrorCode | None) -> None:
         """Cancel the handler that waits; `code` is what its client is told, if anything."""
@@ -345,7 +486,7 @@ class _Leader:
         self.scope.cancel()
 
     def _failed(self, context: Context[Any], error: Exception) -> None:
-        if self.waited and self.scope.cancel_called:
+        if self.waited and self.scope.cancel_called and context.call is not None:
             self._was_cancelled()  # this is why it failed, and what its client is told
         self.dispatcher.session.failed(context, error)
 
@@ -361,10 +502,5 @@ class _Leader:
     def _was_cancelled(self) -> None:
         context = self.context
         code, self.cancel_code = self.cancel_code, None
-        if context is None or self.dispatcher.disconnected:
-            return
-        call = context.call
-        if call is None or call.answered:
-            return
-        call.answered = True
-        self.dispatcher.session.refuse(WsKitError(code or "DEADLINE_EXCEEDED"), call.correlation_id)
+        if context is not None and not self.dispatcher.disconnected:
+            self.dispatcher.session.answer_cancelled(context, code)

@@ -47,6 +47,11 @@ class Inbox:
         """True when the writer must stop."""
         return len(self._batches) >= self._capacity
 
+    @property
+    def messages(self) -> int:
+        """Messages that wait."""
+        return sum(map(len, self._batches))
+
     def put_nowait(self, batch: list[Envelope], messages: Iterable[bytes]) -> None:
         """Add a batch. The writer has seen to it that there is room.
 

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
 import attrs
 
 from trio_wskit._context import Context
+from trio_wskit._core.error_map import ErrorMap
+from trio_wskit._core.lanes import Lane
 from trio_wskit._core.publishing import PublishEnvelope, PublishResult
-from trio_wskit._core.routes import OnConflict, Route, RouteTable
+from trio_wskit._core.routes import OnConflict, Route, RouteOptions, RouteTable
 from trio_wskit._core.schema import MessageSpec, RpcType, spec_of
 from trio_wskit._dispatch import Middleware
 from trio_wskit.errors import ConfigError
@@ -36,7 +38,7 @@ H = TypeVar("H", bound=Callable[..., Any])
 
 
 @final
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True, eq=False)
 class Observer:
     """Who watches an app without a say in it: plain functions that must not wait. What one raises is logged.
 
@@ -51,6 +53,10 @@ class Observer:
     on_close: Callable[[Session], None] | None = None
     on_error: ErrorHook | None = None
     on_publish: Callable[[PublishEnvelope, PublishResult], None] | None = None
+
+    def stop(self) -> None:
+        """See nothing more, in whatever router this is."""
+        self.on_open = self.on_close = self.on_error = self.on_publish = None
 
     def opened(self, session: Session) -> None:
         _call(self.on_open, session)
@@ -84,6 +90,7 @@ class Hooks:
     on_error: list[ErrorHook] = attrs.field(factory=list[ErrorHook])
     on_limit_exceeded: list[LimitHook] = attrs.field(factory=list[LimitHook])
     observers: list[Observer] = attrs.field(factory=list[Observer])
+    errors: ErrorMap = attrs.field(factory=ErrorMap)
 
     def extend(self, other: Hooks) -> None:
         """Take over the other's hooks, after one's own."""
@@ -105,7 +112,7 @@ class Router:
     def __init__(self) -> None:
         self._routes = RouteTable()
         self._middleware: list[Middleware] = []
-        self.hooks = Hooks()
+        self.hooks: Hooks = Hooks()
 
     def __repr__(self) -> str:
         return f"<Router of {len(self._routes)} routes>"
@@ -120,19 +127,39 @@ class Router:
         """What runs around every route, outermost first."""
         return tuple(self._middleware)
 
-    def on(self, message: type[M]) -> Callable[[EventHandler[M]], EventHandler[M]]:
+    @property
+    def errors(self) -> ErrorMap:
+        """The codes of your own exceptions: ``router.errors.register(SoldOut, "FAILED_PRECONDITION")``."""
+        return self.hooks.errors
+
+    def on(
+        self, message: type[M], *, lane: Lane | None = None, timeout: float | None = None, detached: bool = False
+    ) -> Callable[[EventHandler[M]], EventHandler[M]]:
         """Register the handler of an event.
 
         The handler is a coroutine function, or a plain function that never waits: that one runs at once and costs
         least. Events of one connection are served one after another, in the order in which they came.
 
+        Args:
+            message: its class.
+            lane: how such messages share their connection: `serial` (the default), `concurrent` or `keyed`.
+            timeout: seconds; a handler that takes longer is cancelled, and the client gets DEADLINE_EXCEEDED.
+            detached: the handler runs in the app's nursery, holds up nothing, and goes on when its client leaves.
+                There is room for ``Limits.max_detached`` of them in an app.
+
         Raises:
             ConfigError: not a message class, a request that wants `rpc`, or a type that has a handler.
         """
-        return RouteBuilder(self, message, ()).on
+        options = RouteOptions(lane=lane, timeout=timeout, detached=detached)
+        return RouteBuilder(self, message, (), options).on
 
     def rpc(
-        self, request: RpcType[Q, R]
+        self,
+        request: RpcType[Q, R],
+        *,
+        lane: Lane | None = None,
+        timeout: float | None = None,
+        detached: bool = False,
     ) -> Callable[
         [Callable[[Context[Q]], Awaitable[R]] | Callable[[Context[Q]], R]],
         Callable[[Context[Q]], Awaitable[R]] | Callable[[Context[Q]], R],
@@ -141,18 +168,29 @@ class Router:
 
         Calls of one connection start in order and run beside one another, at most ``Limits.max_in_flight`` of them.
 
+        Args:
+            request: its class.
+            lane: how such calls share their connection: `concurrent` (the default), `serial` or `keyed`. Waiting for
+                its turn, a call is in flight: it can be aborted, and its time runs.
+            timeout: seconds that the handler may take, in place of ``Limits.call_timeout``. A client may ask for less.
+            detached: the handler runs in the app's nursery: it goes on when its client leaves. There is room for
+                ``Limits.max_detached`` of them in an app.
+
         Raises:
             ConfigError: not a request class, or a type that has a handler.
         """
+        options = RouteOptions(lane=lane, timeout=timeout, detached=detached)
 
         def register(handler: Any) -> Any:
-            return self.add_route(request, handler, (), wants_reply=True)
+            return self.add_route(request, handler, (), options, wants_reply=True)
 
         return register
 
-    def route(self, message: type[M]) -> RouteBuilder[M]:
-        """Register with middleware of its own: ``router.route(Say).use(log).on(handler)``."""
-        return RouteBuilder(self, message, ())
+    def route(
+        self, message: type[M], *, lane: Lane | None = None, timeout: float | None = None, detached: bool = False
+    ) -> RouteBuilder[M]:
+        """Register with middleware of its own: ``router.route(Say).use(log).on(handler)``; options as in `on`."""
+        return RouteBuilder(self, message, (), RouteOptions(lane=lane, timeout=timeout, detached=detached))
 
     def use(self, middleware: Middleware) -> Middleware:
         """Run ``async def middleware(ctx, call_next)`` around every route of this router, those before it included.
@@ -253,11 +291,20 @@ class Router:
         self.hooks.observers = [*observers, observer]
 
         def stop() -> None:
+            observer.stop()
             self.hooks.observers = [one for one in self.hooks.observers if one is not observer]
 
         return stop
 
-    def add_route(self, message: Any, handler: Any, middleware: tuple[Middleware, ...], *, wants_reply: bool) -> Any:
+    def add_route(
+        self,
+        message: Any,
+        handler: Any,
+        middleware: tuple[Middleware, ...],
+        options: RouteOptions,
+        *,
+        wants_reply: bool,
+    ) -> Any:
         spec: MessageSpec = spec_of(message)
         if not callable(handler):
             raise ConfigError(f"the handler of {spec.type!r} must be a function, not {handler!r}")
@@ -267,7 +314,7 @@ class Router:
             raise ConfigError(f"{spec.type!r} declares no reply: derive it from Rpc[…], or register it with on()")
         if not wants_reply and spec.reply is not None:
             raise ConfigError(f"{spec.type!r} wants a reply of type {spec.reply.type!r}: register it with rpc()")
-        self._routes.add(Route(spec, handler, middleware))
+        self._routes.add(Route(spec, handler, middleware, options))
         return handler
 
 
@@ -275,26 +322,29 @@ class Router:
 class RouteBuilder(Generic[M]):
     """One route on its way into a router; see `Router.route`."""
 
-    __slots__ = ("_message", "_middleware", "_router")
+    __slots__ = ("_message", "_middleware", "_options", "_router")
 
-    def __init__(self, router: Router, message: type[M], middleware: tuple[Middleware, ...]) -> None:
+    def __init__(
+        self, router: Router, message: type[M], middleware: tuple[Middleware, ...], options: RouteOptions
+    ) -> None:
         self._router = router
         self._message = message
         self._middleware = middleware
+        self._options = options
 
     def use(self, middleware: Middleware) -> RouteBuilder[M]:
         """Run this around the handler, inside the router's own middleware."""
         _check_async(middleware, "middleware")
-        return RouteBuilder(self._router, self._message, (*self._middleware, middleware))
+        return RouteBuilder(self._router, self._message, (*self._middleware, middleware), self._options)
 
     def on(self, handler: EventHandler[M]) -> EventHandler[M]:
         """Register as `Router.on` does."""
-        self._router.add_route(self._message, handler, self._middleware, wants_reply=False)
+        self._router.add_route(self._message, handler, self._middleware, self._options, wants_reply=False)
         return handler
 
     def rpc(self, handler: Callable[[Context[M]], Any]) -> Callable[[Context[M]], Any]:
         """Register as `Router.rpc` does; the type of the reply is checked when the handler returns."""
-        self._router.add_route(self._message, handler, self._middleware, wants_reply=True)
+        self._router.add_route(self._message, handler, self._middleware, self._options, wants_reply=True)
         return handler
 
 

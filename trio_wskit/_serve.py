@@ -318,7 +318,7 @@ class _Door:
 
     def _leave(self, admission: Admission) -> None:
         self._clients.discard(admission.client_id)
-        self._app.free_place(admission.request)
+        self._app.free_place(admission.request, admission.identity)
 
     async def _greet(self, stream: trio.abc.Stream) -> tuple[trio.abc.Stream, Head] | None:
         """Begin TLS where it is due, and read the request; None where it got a plain answer."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, final
@@ -20,9 +21,20 @@ from trio_wskit._core.options import Limits
 from trio_wskit._core.publishing import PublishResult
 from trio_wskit._core.schema import spec_of
 from trio_wskit._dispatch import CompiledRoute, Dispatcher
+from trio_wskit._gate import Excess, Gate, is_needed
+from trio_wskit._lease import Auth, LeaseKeeper
 from trio_wskit._outbox import Flusher, Frame, Outbox
-from trio_wskit.abc import Transport
-from trio_wskit.errors import CloseError, ConnectionClosed, MessageTooBig, PayloadInvalid, PubSubError, WsKitError
+from trio_wskit._work import Drain, Work
+from trio_wskit.abc import IdempotencyStore, Transport
+from trio_wskit.errors import (
+    CloseError,
+    ConnectionClosed,
+    ErrorCode,
+    MessageTooBig,
+    PayloadInvalid,
+    PubSubError,
+    WsKitError,
+)
 from trio_wskit.pubsub._hub import Hub
 from trio_wskit.pubsub._topics import Topics
 
@@ -62,20 +74,30 @@ class Services:
     Attributes:
         limits: the bounds.
         routes: type to route.
+        plain_routes: those that ask for nothing special.
         hooks: the router's hooks and observers.
         hub: local fan-out.
         flusher: joins writes.
         publish: the app's publish.
+        work: what all sessions share.
+        idempotency: remembers answers; None where nobody does.
+        leases: watches when an authentication ends.
+        closing_codes: errors that close the connection of who gets them.
         shutdown_code: what clients get when their session is cancelled.
         wall_clock: gives seconds since 1970, for timestamps on the wire.
     """
 
     limits: Limits
     routes: Mapping[str, CompiledRoute]
+    plain_routes: Mapping[str, CompiledRoute]
     hooks: Hooks
     hub: Hub
     flusher: Flusher
     publish: Callable[..., Any]
+    work: Work
+    idempotency: IdempotencyStore | None
+    leases: LeaseKeeper
+    closing_codes: frozenset[str] = frozenset()
     shutdown_code: int = 1001
     wall_clock: Callable[[], float] = time.time
 
@@ -86,6 +108,7 @@ class Session:
 
     Attributes:
         client_id: a UUIDv7; one for the connection, in the handshake's answer, in every context and log line.
+        identity: who the client is, across connections; by default its client id. A login of your own may set it.
         data: what `authenticate` returned, or an empty dict.
         request: the handshake's request.
         topics: what the client is subscribed to.
@@ -94,6 +117,7 @@ class Session:
     """
 
     __slots__ = (
+        "_auth",
         "_dispatcher",
         "_opened",
         "_opening",
@@ -103,6 +127,7 @@ class Session:
         "client_id",
         "connection",
         "data",
+        "identity",
         "latency",
         "next_ping",
         "outbox",
@@ -114,18 +139,28 @@ class Session:
     outbox: Outbox
     _dispatcher: Dispatcher
 
-    def __init__(self, services: Services, transport: Transport, request: Request, client_id: str, data: Any) -> None:
+    def __init__(
+        self,
+        services: Services,
+        transport: Transport,
+        request: Request,
+        client_id: str,
+        data: Any,
+        identity: str | None = None,
+    ) -> None:
         self._services = services
         self._transport = transport
         self._opening: trio.CancelScope | None = None  # around the on_open hooks
         self._opened = False  # they all went well, and the observers know
         self._protocol_errors = 0
-        self.client_id = client_id
-        self.data = data
-        self.request = request
+        self.client_id: str = client_id
+        self.identity = identity if identity is not None else client_id
+        self.data: Any = data
+        self._auth: Auth | None = None
+        self.request: Request = request
         self.latency: float | None = None
-        self.next_ping = trio.current_time() + services.limits.ping_interval
-        self.topics = Topics(client_id, services.hub.driver)
+        self.next_ping: float = trio.current_time() + services.limits.ping_interval
+        self.topics: Topics = Topics(client_id, services.hub.driver)
 
     def __repr__(self) -> str:
         return f"<Session {self.client_id}>"
@@ -140,6 +175,13 @@ class Session:
         """The reason that came with the close code."""
         return self.connection.close_reason
 
+    @property
+    def auth(self) -> Auth:
+        """Until when the client is who it says it is; see `AuthLease`."""
+        if self._auth is None:
+            self._auth = Auth(self.client_id, self._services.leases.changed)
+        return self._auth
+
     async def run(self) -> None:
         """Serve the client until it is gone. Owns every task of the connection.
 
@@ -151,9 +193,12 @@ class Session:
                     self._transport, self._services.limits, self._services.flusher, nursery, self
                 )
                 self.outbox = self.connection.outbox
-                self._dispatcher = Dispatcher(self, self._services.routes, nursery, self._services.limits.max_in_flight)
+                services = self._services
+                self._dispatcher = Dispatcher(
+                    self, services.routes, services.plain_routes, nursery, services.limits.max_in_flight, services.work
+                )
                 self._services.hub.join(self.client_id, self)
-                self.connection.start()
+                self.connection.start(self._gate())
                 if await self._open():
                     await self._dispatcher.run()
                 else:
@@ -163,6 +208,10 @@ class Session:
             await self._leave(1011, "internal error")
         finally:
             await self._leave(self._services.shutdown_code, "going away")
+
+    def _gate(self) -> Gate | None:
+        limits = self._services.limits
+        return Gate(self.connection, limits, self) if is_needed(limits) else None
 
     async def _open(self) -> bool:
         hooks = self._services.hooks
@@ -224,6 +273,20 @@ class Session:
             self._push(encode_heartbeat_ack(self.timestamp()))
         elif envelope.correlation_id is not None:
             self._dispatcher.abort(envelope.correlation_id)
+
+    @property
+    def waiting_messages(self) -> int:
+        """Messages that were read and not yet started."""
+        return self._dispatcher.waiting_messages
+
+    def on_excess(self, excess: Excess, correlation_id: str | None) -> None:
+        """A message was refused, for there were too many."""
+        limits = self._services.limits
+        self._limit_exceeded(LimitExceeded(excess.kind, excess.observed, excess.limit, self.client_id))
+        if excess.kind == "backpressure" or limits.on_exceeded == "send":
+            self.refuse(excess.error, correlation_id)
+        elif limits.on_exceeded == "close":
+            self._close_soon(1013, "too many messages")
 
     def on_refused(self, error: WsKitError) -> None:
         """Tell the client that its message was not understood; close 1008 when that goes on."""
@@ -303,10 +366,22 @@ class Session:
 
     # What the dispatcher uses.
 
-    def call_deadline(self, envelope: Envelope) -> float:
-        """When a call that starts now is over, as `trio.current_time` counts."""
-        timeout = self._services.limits.call_timeout
-        asked = envelope.meta.get("timeoutMs")
+    @property
+    def idempotency(self) -> IdempotencyStore | None:
+        """Remembers answers; None where nobody does."""
+        return self._services.idempotency
+
+    def drain(self, drain: Drain) -> None:
+        """Start nothing more, and let `drain` wait for what runs."""
+        self._dispatcher.drain(drain)
+
+    def deadline_of(self, context: Context[Any], timeout: float | None = None) -> float:
+        """When a handler that starts now is over, as `trio.current_time` counts; `timeout` is its route's own."""
+        if timeout is None:
+            if context.call is None:
+                return math.inf
+            timeout = self._services.limits.call_timeout
+        asked = context.meta.get("timeoutMs")
         if asked is not None:
             timeout = min(timeout, asked / 1000)
         return trio.current_time() + timeout
@@ -328,6 +403,27 @@ class Session:
             full_meta["correlationId"] = context.correlation_id
         return Frame(text_frame(reply.encode(message, full_meta)))
 
+    def refuse_over_limit(self, error: WsKitError, correlation_id: str | None, limit: int) -> None:
+        """Send an error because too much runs, and tell the hook."""
+        self._limit_exceeded(LimitExceeded("backpressure", limit + 1, limit, self.client_id))
+        self.refuse(error, correlation_id)
+
+    def answer_cancelled(self, context: Context[Any], code: ErrorCode | None) -> None:
+        """A handler was cancelled: answer it, unless it has answered. Without a code it was its deadline."""
+        call = context.call
+        if call is not None:
+            if call.answered:
+                return
+            call.answered = True
+        self.refuse(WsKitError(code or "DEADLINE_EXCEEDED"), context.correlation_id)
+
+    def known(self, error: Exception, context: Context[Any]) -> WsKitError | None:
+        """The error that the client is told of; None for one that is nobody's business but ours."""
+        if isinstance(error, WsKitError):
+            # What does not fit before there is a payload is the client's fault; what does not fit later, the handler's.
+            return None if isinstance(error, PayloadInvalid) and hasattr(context, "payload") else error
+        return self._services.hooks.errors.find(error)
+
     def refuse(self, error: WsKitError, correlation_id: str | None) -> None:
         """Send an error: RPC_ERROR exactly where there is a correlation id."""
         self._push(encode_error(error, correlation_id, self.timestamp()))
@@ -344,11 +440,12 @@ class Session:
             call.answered = True
         if isinstance(error, ConnectionClosed) and self.outbox.closed is not None:
             return  # the client left while it was served, or we are saying goodbye
-        # What does not fit before there is a payload is the client's fault; what does not fit later, the handler's.
-        ours = isinstance(error, PayloadInvalid) and hasattr(context, "payload")
-        if isinstance(error, WsKitError) and not ours:
+        known = self.known(error, context)
+        if known is not None:
             if not answered:
-                self.refuse(error, context.correlation_id)
+                self.refuse(known, context.correlation_id)
+                if known.code in self._services.closing_codes:
+                    self._close_soon(1008, known.code)
             self._tell(error, context)
             return
         if not answered:

@@ -10,7 +10,7 @@ from trio_wskit._core.bucket import Decision, Decisions, Policy, Spend
 from trio_wskit._core.publishing import PublishEnvelope, PublishResult
 from trio_wskit._core.reservations import Reservation
 
-__all__ = ["PubSubDriver", "PushTransport", "RateLimiter", "Receiver", "Transport"]
+__all__ = ["IdempotencyStore", "PubSubDriver", "PushTransport", "RateLimiter", "Receiver", "Transport"]
 
 
 class Transport(Protocol):
@@ -126,6 +126,34 @@ class PubSubDriver(Protocol):
 
     async def aclose(self) -> None:
         """Let go of what the driver holds."""
+        ...
+
+
+class IdempotencyStore(Protocol):
+    """Remembers answers by key, and sees to it that one of many equal requests runs."""
+
+    async def begin(self, key: str, fingerprint: bytes) -> bytes | None:
+        """Claim a key, or learn its answer. While another request holds the key, wait for it.
+
+        Args:
+            key: the identity and the client's key in one.
+            fingerprint: what makes two requests the same.
+
+        Returns:
+            The recorded answer; or None: the key is the caller's, who runs the request and calls `finish` exactly once.
+
+        Raises:
+            WsKitError: ALREADY_EXISTS: the key belongs to a request with another fingerprint.
+
+        Cancelled: the key is not the caller's. It need not be a checkpoint where it does not wait.
+        """
+        ...
+
+    async def finish(self, key: str, fingerprint: bytes, answer: bytes | None) -> None:
+        """Give a claimed key back: with its answer, which those who wait get as well; or, for None, to one of them.
+
+        It is called in a shield; what it raises is logged. The answer must not be lost, nor the key stay claimed.
+        """
         ...
 
 

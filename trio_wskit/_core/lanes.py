@@ -42,7 +42,8 @@ def concurrent(n: int | None = None) -> Lane:
     Raises:
         ConfigError: `n` is not a whole number above 0.
     """
-    if n is not None and (not isinstance(n, int) or isinstance(n, bool) or n < 1):
+    given: object = n
+    if n is not None and (not isinstance(given, int) or isinstance(given, bool) or n < 1):
         raise ConfigError(f"concurrent() takes a whole number above 0, not {n!r}")
     return Lane(holds_up=False, places=n)
 

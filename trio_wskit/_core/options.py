@@ -40,8 +40,8 @@ class Limits:
     Attributes:
         max_payload_bytes: the largest message taken, in bytes of UTF-8. A frame that announces more than four times
             as much is refused from its header, with close code 1009.
-        on_exceeded: what a message gets that is too large, or too many: ``send`` an error and go on; ``close`` with 1009
-            for the size and 1013 for the rate; or ``custom``: nothing but the ``on_limit_exceeded`` hook.
+        on_exceeded: what a message gets that is too large, or too many: ``send`` an error and go on; ``close``,
+            with 1009 for the size and 1013 for the rate; or ``custom``: nothing but the ``on_limit_exceeded`` hook.
         max_depth: how deep arrays and objects of a message may nest.
         max_protocol_errors: malformed messages that one connection may send before it is closed with 1008.
         max_in_flight: concurrent calls of one connection; one more is refused with RESOURCE_EXHAUSTED.
