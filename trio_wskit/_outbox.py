@@ -45,8 +45,8 @@ class Frame:
     __slots__ = ("topic", "wire")
 
     def __init__(self, wire: bytes, topic: str | None = None) -> None:
-        self.wire = wire
-        self.topic = topic
+        self.wire: bytes = wire
+        self.topic: str | None = topic
 
 
 @final
@@ -142,7 +142,7 @@ class Outbox(trio.abc.SendChannel[Frame]):
         self._broken: ConnectionClosed | None = None
         self._empty: trio.Event | None = None
         self._until_pass = _SENDS_PER_PASS
-        self.dropped = 0
+        self.dropped: int = 0
 
     @property
     def queued_bytes(self) -> int:
@@ -419,7 +419,7 @@ class Outbox(trio.abc.SendChannel[Frame]):
 
     async def aclose(self) -> None:
         """Accept nothing more. What was accepted before is still written."""
+        self.flush()
         if self._broken is None:
-            self.flush()
             self._broken = ConnectionClosed(1000, "closed by this side")
         await trio.lowlevel.checkpoint()
