@@ -1,6 +1,7 @@
 """A client for any ws-kit or trio-wskit server: typed, reconnecting, cancellable."""
 
 from trio_wskit._core.backoff import Backoff as Backoff
+from trio_wskit.client._auth import Attach as Attach
 from trio_wskit.client._auth import Handshake as Handshake
 from trio_wskit.client._auth import TokenAuth as TokenAuth
 from trio_wskit.client._calls import ClientCall as ClientCall

@@ -12,7 +12,7 @@ import attrs
 
 from trio_wskit.errors import ConfigError
 
-__all__ = ["Attach", "TokenAuth", "Credentials", "GetToken", "Handshake"]
+__all__ = ["Attach", "Credentials", "GetToken", "Handshake", "TokenAuth"]
 
 Attach = Literal["query", "protocol", "header"]
 GetToken = Callable[[], "str | Awaitable[str | None] | None"]
