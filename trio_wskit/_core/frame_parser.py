@@ -105,7 +105,7 @@ class FrameParser:
         *,
         client: bool = False,
         max_message_bytes: int = 1 << 20,
-        max_fragments: int = 1 << 16,
+        max_fragments: int = 1 << 17,
         deflate: bool = False,
     ) -> None:
         self._client = client

@@ -117,7 +117,7 @@ class PolledTransport(SocketTransport):
         *,
         leftover: bytes = b"",
         max_message_bytes: int = 1 << 20,
-        max_fragments: int = 1 << 16,
+        max_fragments: int = 1 << 17,
         deflate_window_bits: int | None = None,
     ) -> None:
         super().__init__(

@@ -49,7 +49,7 @@ class StreamTransport(Wire):
         client: bool = False,
         leftover: bytes = b"",
         max_message_bytes: int = 1 << 20,
-        max_fragments: int = 1 << 16,
+        max_fragments: int = 1 << 17,
         deflate_window_bits: int | None = None,
     ) -> None:
         super().__init__(

@@ -36,7 +36,7 @@ def native_transport(
     client: bool = False,
     leftover: bytes = b"",
     max_message_bytes: int = 1 << 20,
-    max_fragments: int = 1 << 16,
+    max_fragments: int = 1 << 17,
     deflate_window_bits: int | None = None,
 ) -> Transport:
     """Make the quickest transport that a link allows. From now on the link is its own.
