@@ -15,7 +15,7 @@ from typing import Any, Final, cast, final
 import attrs
 import trio
 
-from trio_wskit._core.frames import close_payload
+from trio_wskit._core.frames import close_frame
 from trio_wskit._core.handshake import Request, origin_allowed
 from trio_wskit._core.ids import uuid7
 from trio_wskit._core.options import Limits
@@ -257,7 +257,7 @@ class App:
 
         Cancelled: those not closed yet are aborted.
         """
-        close_payload(code, reason)
+        close_frame(code, reason)  # refuses what cannot be sent
         async with trio.open_nursery() as nursery:
             for session in self.sessions:
                 nursery.start_soon(session.close, code, reason)

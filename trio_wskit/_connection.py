@@ -14,7 +14,7 @@ import trio
 
 from trio_wskit._core.codec import decode
 from trio_wskit._core.envelope import CONTROL_TYPES, Envelope
-from trio_wskit._core.frames import close_payload
+from trio_wskit._core.frames import close_frame
 from trio_wskit._core.options import Limits
 from trio_wskit._inbox import Inbox
 from trio_wskit._outbox import Flusher, Outbox
@@ -103,8 +103,11 @@ class Connection:
         return True
 
     def _write_failed(self, closed: ConnectionClosed) -> None:
-        """The reader finds the end of the link itself, behind what came before it; but not while it is held back."""
-        if self.inbox.is_full:
+        """The reader finds the end of the link itself, behind what came before it; but not while it is held back.
+
+        Nor where we have dropped the link: a transport that reads by itself does not tell us what we told it.
+        """
+        if self.inbox.is_full or self.outbox.aborted:
             self.disconnected(closed.code, closed.reason)
 
     def start(self, receiver: Receiver | None = None) -> None:
@@ -191,7 +194,7 @@ class Connection:
 
         Cancelled: the link is aborted.
         """
-        close_payload(code, reason)
+        close_frame(code, reason)  # refuses what cannot be sent
         if self._closing or self.close_code is not None:
             await trio.lowlevel.checkpoint()
             return
