@@ -107,7 +107,7 @@ class Connection:
 
         Nor where we have dropped the link: a transport that reads by itself does not tell us what we told it.
         """
-        if self.inbox.is_full or self.outbox.aborted:
+        if self.inbox.is_full or (self.outbox.aborted and not self._closing):
             self.disconnected(closed.code, closed.reason)
 
     def start(self, receiver: Receiver | None = None) -> None:

@@ -100,6 +100,10 @@ class Outbox(trio.abc.SendChannel[Frame]):
         flusher: who flushes what was accepted outside a cork.
         start_writer: starts `run_writer` as a task of the connection; False when its nursery is closed.
         on_broken: told once, when a write has found that nothing more can be sent.
+
+    Attributes:
+        aborted: True once `abort` has dropped the link: whoever reads it may never be told.
+        dropped: frames that a topic's policy has dropped.
     """
 
     __slots__ = (
@@ -117,6 +121,7 @@ class Outbox(trio.abc.SendChannel[Frame]):
         "_until_pass",
         "_waiting",
         "_writing",
+        "aborted",
         "dropped",
     )
 
@@ -142,6 +147,7 @@ class Outbox(trio.abc.SendChannel[Frame]):
         self._broken: ConnectionClosed | None = None
         self._empty: trio.Event | None = None
         self._until_pass = _SENDS_PER_PASS
+        self.aborted: bool = False
         self.dropped: int = 0
 
     @property
@@ -399,6 +405,7 @@ class Outbox(trio.abc.SendChannel[Frame]):
 
     def abort(self, reason: str = "") -> None:
         """Drop the link at once: a frame may be torn, and nothing may follow it."""
+        self.aborted = True
         self._transport.abort()
         self._fail(ConnectionClosed(1006, reason))
 
