@@ -147,14 +147,18 @@ class House:
 
     async def connect(self, request: Request | None = None, *, capacity: int = 65536) -> Client:
         """A client that was let in, its `on_open` hooks begun; or refused: see `Client.refused`."""
-        client = Client(*memory_link(capacity=capacity))
-        self.clients.append(client)
-        self.nursery.start_soon(self._serve, client, request or Request())
+        client = self.start(Client(*memory_link(capacity=capacity)), request)
         await settle()
         for session in self.app.sessions:
             if session.client_id == client.client_id:
                 client._session = session  # pyright: ignore[reportPrivateUsage]
                 self.sessions.append(session)
+        return client
+
+    def start(self, client: Client, request: Request | None = None) -> Client:
+        """Begin to serve a client with a link of its own."""
+        self.clients.append(client)
+        self.nursery.start_soon(self._serve, client, request or Request())
         return client
 
     async def _serve(self, client: Client, request: Request) -> None:
