@@ -1,0 +1,69 @@
+"""A driver that does as it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import final
+
+import trio
+
+from trio_wskit._core.publishing import PublishEnvelope, PublishResult
+from trio_wskit.pubsub import MemoryPubSub
+
+__all__ = ["ScriptedDriver"]
+
+
+@final
+class ScriptedDriver:
+    """A `MemoryPubSub` that can be slow, and can fail.
+
+    Attributes:
+        calls: what it was asked, such as ``("subscribe", "a")``, in order.
+        failing: the operations that fail, such as ``subscribe``, or ``subscribe a`` for one topic alone.
+        pause: seconds that every operation takes before anything of it happens.
+        answer: what `publish` returns; None for what is true.
+        envelopes: what was published.
+        error: what is raised.
+    """
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, str]] = []
+        self.failing: set[str] = set()
+        self.pause = 0.0
+        self.answer: PublishResult | None = None
+        self.envelopes: list[PublishEnvelope] = []
+        self.error = OSError("the broker is gone")
+        self._index = MemoryPubSub()
+
+    async def _asked(self, what: str, topic: str) -> None:
+        self.calls.append((what, topic))
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if self.pause:
+            await trio.sleep(self.pause)
+        if self.failing & {what, f"{what} {topic}"}:
+            raise self.error
+
+    async def publish(self, envelope: PublishEnvelope) -> PublishResult:
+        self.envelopes.append(envelope)
+        await self._asked("publish", envelope.topic)
+        return self.answer or await self._index.publish(envelope)
+
+    async def subscribe(self, client_id: str, topic: str) -> None:
+        await self._asked("subscribe", topic)
+        await self._index.subscribe(client_id, topic)
+
+    async def unsubscribe(self, client_id: str, topic: str) -> None:
+        await self._asked("unsubscribe", topic)
+        await self._index.unsubscribe(client_id, topic)
+
+    def local_subscribers(self, topic: str) -> Collection[str]:
+        return self._index.local_subscribers(topic)
+
+    def list_topics(self) -> tuple[str, ...]:
+        return self._index.list_topics()
+
+    def has_topic(self, topic: str) -> bool:
+        return self._index.has_topic(topic)
+
+    async def aclose(self) -> None:
+        await self._index.aclose()
