@@ -18,7 +18,7 @@ from trio_wskit._core.frames import close_frame
 from trio_wskit._core.options import Limits
 from trio_wskit._inbox import Inbox
 from trio_wskit._outbox import Flusher, Outbox
-from trio_wskit.abc import PushTransport, Receiver, Transport
+from trio_wskit.abc import PushTransport, Receiver, Transport, WatchedTransport
 from trio_wskit.errors import ConnectionClosed, WsKitError
 
 __all__ = ["Connection", "Owner"]
@@ -121,10 +121,24 @@ class Connection:
         try:
             while True:
                 if not receiver.feed(await self.transport.receive()):
-                    self._resumed = trio.Event()
-                    await self._resumed.wait()
+                    await self._hold_back()
         except ConnectionClosed as closed:
             self.disconnected(closed.code, closed.reason)
+
+    async def _hold_back(self) -> None:
+        """Wait for room; and see meanwhile whether the peer hangs up, as its handlers must end then."""
+        self._resumed = resumed = trio.Event()
+        if not hasattr(self.transport, "hung_up"):
+            await resumed.wait()
+            return
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._abort_when_hung_up, cast("WatchedTransport", self.transport))
+            await resumed.wait()
+            nursery.cancel_scope.cancel()
+
+    async def _abort_when_hung_up(self, transport: WatchedTransport) -> None:
+        await transport.hung_up()
+        self.abort()
 
     def feed(self, messages: list[bytes]) -> bool:
         """Decode messages, queue them as one batch, and answer the control envelopes among them at once.

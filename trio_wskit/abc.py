@@ -10,7 +10,15 @@ from trio_wskit._core.bucket import Decision, Decisions, Policy, Spend
 from trio_wskit._core.publishing import PublishEnvelope, PublishResult
 from trio_wskit._core.reservations import Reservation
 
-__all__ = ["IdempotencyStore", "PubSubDriver", "PushTransport", "RateLimiter", "Receiver", "Transport"]
+__all__ = [
+    "IdempotencyStore",
+    "PubSubDriver",
+    "PushTransport",
+    "RateLimiter",
+    "Receiver",
+    "Transport",
+    "WatchedTransport",
+]
 
 
 class Transport(Protocol):
@@ -91,6 +99,14 @@ class PushTransport(Transport, Protocol):
 
     def resume(self) -> None:
         """The receiver has room again."""
+        ...
+
+
+class WatchedTransport(Transport, Protocol):
+    """A transport that is asked for its messages, and notices a peer that hangs up even while nobody asks."""
+
+    async def hung_up(self) -> None:
+        """Wait until the peer has hung up, without reading. Called only while nobody is in `receive`."""
         ...
 
 

@@ -17,11 +17,13 @@ import math
 import os
 import socket
 from collections.abc import Callable, Sequence
-from typing import Any, Final, cast, final
+from typing import Any, Final, final
 
 import trio
 
-__all__ = ["FrameStream", "socket_below"]
+from trio_wskit.transports._hangup import hung_up, socket_below
+
+__all__ = ["FrameStream"]
 
 _READ_BYTES: Final = 65536
 _CLOSE: Final = b"\x88"  # the first byte of a close frame
@@ -125,6 +127,10 @@ class FrameStream(trio.abc.Stream):
                 await trio.lowlevel.cancel_shielded_checkpoint()
                 return data
         return b""
+
+    async def hung_up(self) -> None:
+        """Wait until the peer has hung up, without reading."""
+        await hung_up(self._socket or self._stream)
 
     # Writing, by the library.
 
@@ -272,14 +278,6 @@ class FrameStream(trio.abc.Stream):
             below = socket_below(self._stream)
             if below is not None:
                 below.socket.close()
-
-
-def socket_below(stream: trio.abc.Stream) -> trio.SocketStream | None:
-    """The TCP or unix stream that carries this one, if there is one."""
-    below: object = stream
-    while isinstance(below, trio.SSLStream):
-        below = cast("trio.SSLStream[trio.abc.Stream]", below).transport_stream
-    return below if isinstance(below, trio.SocketStream) else None
 
 
 def _broken(sock: socket.socket, error: OSError) -> trio.BrokenResourceError | trio.ClosedResourceError:

@@ -17,7 +17,7 @@ import trio
 
 from trio_wskit._core.handshake import Headers, HttpResponse, Request
 from trio_wskit.errors import ConfigError, Reject
-from trio_wskit.transports._frame_stream import socket_below
+from trio_wskit.transports._hangup import socket_below
 
 if TYPE_CHECKING:
     from trio_wskit._app import Admission

@@ -17,6 +17,7 @@ import trio
 from trio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if_cancelled
 
 from trio_wskit.errors import ConnectionClosed
+from trio_wskit.transports._hangup import hung_up
 from trio_wskit.transports._wire import READ_BYTES, Wire
 
 __all__ = ["StreamTransport"]
@@ -139,6 +140,10 @@ class StreamTransport(Wire):
             self._broken = True
             raise self._closed() from None
         self._torn = False
+
+    async def hung_up(self) -> None:
+        """See `abc.WatchedTransport.hung_up`."""
+        await hung_up(self._stream)
 
     async def ping(self) -> None:
         """See `abc.Transport.ping`. Cancelled while it waits for a peer that does not read: the link cannot be used."""

@@ -119,6 +119,13 @@ class TrioWebSocketTransport:
         except (*_ENDED, trio_websocket.ConnectionClosed):
             raise self._closed() from None
 
+    async def hung_up(self) -> None:
+        """See `trio_wskit.abc.WatchedTransport.hung_up`. Waits for ever on a connection of the application's own."""
+        if self._stream is None:
+            await trio.sleep_forever()
+        else:
+            await self._stream.hung_up()
+
     async def ping(self) -> None:
         """See `trio_wskit.abc.Transport.ping`."""
         await trio.lowlevel.checkpoint_if_cancelled()
