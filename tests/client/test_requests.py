@@ -350,6 +350,7 @@ async def test_work_that_may_have_been_done_is_tried_again_only_with_a_key(autoj
         async def cut() -> None:
             await server.asked()
             server.peer.cut()
+            await settle()
             await client.wait_open()
             await answer_all(server, "m")
 

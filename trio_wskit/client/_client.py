@@ -414,7 +414,7 @@ class Client:
         """The caller has what it wanted, or does not want it any more."""
         self._queue.remove(outgoing)
         link = self._life.link
-        if link is not None and pending.sent_on is link and not pending.answered:
+        if link is not None and self.state == "open" and pending.sent_on is link and not pending.answered:
             meta = {"timestamp": int(self._wall_clock() * 1000), "correlationId": pending.id}
             link.push(dumps({"type": ABORT, "meta": meta}))
         self._requests.settle(pending, error=ConnectionClosed(1000, "nobody waits for the answer"))

@@ -18,7 +18,7 @@ from typing import Final, Literal, Protocol, final
 import attrs
 import trio
 
-from trio_wskit._core.frames import close_payload
+from trio_wskit._core.frames import close_frame
 from trio_wskit._core.options import Limits
 from trio_wskit._outbox import Flusher
 from trio_wskit.abc import Transport
@@ -165,7 +165,7 @@ class Lifecycle:
 
     async def close(self, code: int, reason: str) -> None:
         """Say goodbye, and wait for the end. The second call only waits."""
-        close_payload(code, reason)  # refuses what cannot be sent, before anything has happened
+        close_frame(code, reason)  # refuses what cannot be sent, before anything has happened
         if self._goodbye is None and self.closed is None:
             self._goodbye = ConnectionClosed(code, reason)
             self._go(StateChange("closing"))

@@ -151,7 +151,14 @@ async def open_client(
             flusher.stop()
             nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
-        # No task of a client raises, whatever the server and the application do: this is a bug, and it is ours.
-        raise TrioWskitError("the client failed; the cause is below") from group
+        _, others = group.split(trio.Cancelled)
+        if others is None:
+            if failure is None:
+                raise  # all of it was cancelled from outside
+        elif others.subgroup(Exception):
+            # No task of a client raises, whatever the server and the application do: this is a bug, and it is ours.
+            raise TrioWskitError("the client failed; the cause is below") from group
+        else:
+            raise  # Ctrl-C
     if failure is not None:
         raise failure
