@@ -38,8 +38,8 @@ class Topics(AbstractSet[str]):
 
     @classmethod
     def _from_iterable(cls, it: Iterable[S]) -> AbstractSet[S]:
-        """What ``topics - other`` and the like give: a set that is no client's."""
-        return set(it)
+        """What ``topics - other`` and the like give: a frozenset, which is no client's."""
+        return frozenset(it)
 
     def has(self, topic: str) -> bool:
         """True where the client is subscribed."""
@@ -64,7 +64,7 @@ class Topics(AbstractSet[str]):
         try:
             self._check_open()
         except PubSubError:  # it left while the driver was at work
-            await self._driver.unsubscribe(self._client_id, topic)
+            await self._undo(topic)
             raise
         if self._names is None:
             self._names = {}
@@ -84,6 +84,12 @@ class Topics(AbstractSet[str]):
             raise PubSubError("ADAPTER_ERROR", f"the driver did not unsubscribe from {topic!r}") from cause
         if topic in self:  # it may have left meanwhile
             del self._names[topic]
+
+    async def _undo(self, topic: str) -> None:
+        try:
+            await self._driver.unsubscribe(self._client_id, topic)
+        except Exception as cause:
+            raise PubSubError("ADAPTER_ERROR", f"the driver did not let go of {topic!r}") from cause
 
     def _check_open(self) -> None:
         if self._closed:
