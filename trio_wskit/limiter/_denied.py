@@ -5,10 +5,22 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import final
 
+import attrs
+
 from trio_wskit._core.bucket import Decision
 from trio_wskit.limiter._wire import TICKS_PER_SECOND, WirePolicy
 
 __all__ = ["DenyCache"]
+
+
+@final
+@attrs.frozen
+class _Seen:
+    policy: WirePolicy
+    full_at: int
+    tick: int
+    asked: float
+    answered: float
 
 
 @final
@@ -25,15 +37,23 @@ class DenyCache:
     def __init__(self, size: int, longest: float) -> None:
         self._size = size
         self._longest = longest
-        # Key -> (policy, its instant in grains, its present in ticks, and when that was asked for, in our seconds).
-        self._seen: OrderedDict[str, tuple[WirePolicy, int, int, float]] = OrderedDict()
+        self._seen: OrderedDict[str, _Seen] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._seen)
 
-    def refused(self, key: str, policy: WirePolicy, full_at: int, now: int, asked: float) -> None:
-        """Remember what a refusal has shown."""
-        self._seen[key] = (policy, full_at, now, asked)
+    def refused(self, key: str, policy: WirePolicy, full_at: int, tick: int, *, asked: float, answered: float) -> None:
+        """Remember what a refusal has shown.
+
+        Args:
+            key: the bucket's name.
+            policy: its policy.
+            full_at: its instant, in grains.
+            tick: its present: some time between our asking and the answer.
+            asked: when that was, in our seconds.
+            answered: and when the answer came.
+        """
+        self._seen[key] = _Seen(policy, full_at, tick, asked, answered)
         self._seen.move_to_end(key)
         if len(self._seen) > self._size:
             self._seen.popitem(last=False)
@@ -45,16 +65,16 @@ class DenyCache:
     def refuse(self, key: str, cost: int, now: float) -> Decision | None:
         """The refusal of a request that cannot be granted yet, or None: ask.
 
-        The server's time is taken to be as late as it can be, so nothing is refused that would be granted.
+        To tell whether it can be granted, the store's time is taken to be as late as it can be: nothing is refused that
+        would be granted. To tell how long to wait, as early as it can be: after that, it is there.
         """
         seen = self._seen.get(key)
         if seen is None:
             return None
-        policy, full_at, then, asked = seen
-        passed = now - asked
-        tick = then + max(0, round(passed * TICKS_PER_SECOND) + 1)
-        decision = policy.estimate(cost, full_at, tick, tick)
-        if decision.allowed or passed > self._longest:
+        latest = seen.tick + round((now - seen.asked) * TICKS_PER_SECOND)
+        earliest = seen.tick + round((now - seen.answered) * TICKS_PER_SECOND)
+        decision = seen.policy.estimate(cost, seen.full_at, latest, earliest)
+        if decision.allowed or now - seen.asked > self._longest:
             del self._seen[key]
             return None
         return decision

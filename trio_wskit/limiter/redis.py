@@ -101,9 +101,10 @@ class RedisRateLimiter:
 
     def __init__(
         self,
-        link: Link,
         policy: Policy,
+        wire: WirePolicy,
         *,
+        is_cluster: bool,
         batcher: Batcher,
         breaker: Breaker,
         on_store_error: OnStoreError,
@@ -112,9 +113,9 @@ class RedisRateLimiter:
         leases: LeaseBook | None,
         clock: Callable[[], float],
     ) -> None:
-        self._is_cluster = link.is_cluster
+        self._is_cluster = is_cluster
         self._policy = policy
-        self._own = WirePolicy(policy)
+        self._own = wire
         self._others = {policy: self._own}
         self._batcher = batcher
         self._breaker = breaker
@@ -200,6 +201,8 @@ class RedisRateLimiter:
         except StoreError as error:
             decisions = [self._decide_without(error, cost, policy.grid.capacity) for policy, _, cost in buckets]
         else:
+            for name in names:
+                self._denied.forget(name)
             decisions = [
                 policy.decide(cost, bool(paid), shown, states[3 * place : 3 * place + 3])
                 for place, (policy, _, cost) in enumerate(buckets)
@@ -313,17 +316,19 @@ class RedisRateLimiter:
         if ended == 2 and leases is not None and more > cost:
             return decision._replace(remaining=leases.add(name, more - cost, asked))
         if decision.retry_after and not decision.allowed:
-            self._denied.refused(name, own, own.full_at(state), state[0], asked)
+            self._denied.refused(name, own, own.full_at(state), state[0], asked=asked, answered=self._now())
+        else:
+            self._denied.forget(name)
         return decision
 
     def _decide_without(self, error: StoreError, cost: int, capacity: int) -> Decision:
+        if self._on_store_error == "raise":
+            raise self._unavailable(error) from error
         if cost > capacity:
             return Decision(False, 0, None)
         if cost == 0 or self._on_store_error == "allow":
             return Decision(True, 0, 0.0)
-        if self._on_store_error == "deny":
-            return Decision(False, 0, error.retry_after or self._max_wait)
-        raise self._unavailable(error) from error
+        return Decision(False, 0, error.retry_after or self._max_wait)
 
     def _unavailable(self, error: StoreError) -> WsKitError:
         return WsKitError("UNAVAILABLE", "The rate limit store is unavailable", retry_after=error.retry_after or None)
@@ -357,8 +362,8 @@ async def open_redis_limiter(
             that is open (entered in a parent task) and was made with ``retry_policy=coredis.retry.NoRetryPolicy()``.
         policy: of every bucket for which no other is named.
         on_store_error: what a request is answered that the store has not: "allow" it (with 0 remaining), "deny" it
-            (until the store is asked again), or "raise" WsKitError UNAVAILABLE. It may have been paid or not; later
-            requests know. What costs nothing is allowed in any case.
+            (until the store is asked again; what costs nothing is allowed), or "raise" WsKitError UNAVAILABLE. The
+            request may have been paid or not; later ones know.
         max_wait: seconds that one call to the store may take, above 0.
         breaker_failures: calls that fail in a row before the store is left alone, at least 1.
         breaker_seconds: for how many seconds, above 0. Then one call is let through, to see.
@@ -382,26 +387,37 @@ async def open_redis_limiter(
         )
     if breaker_failures < 1 or deny_cache < 0 or deny_seconds < 0:
         raise ConfigError("open_redis_limiter takes breaker_failures above 0, deny_cache and deny_seconds not below 0")
-    async with open_link(target, max_wait) as link:
-        breaker = Breaker(breaker_failures, breaker_seconds)
-        batcher = Batcher(_Script(link, clock), max_wait, breaker)
-        limiter = RedisRateLimiter(
-            link,
-            policy,
-            batcher=batcher,
-            breaker=breaker,
-            on_store_error=on_store_error,
-            max_wait=max_wait,
-            denied=DenyCache(deny_cache, deny_seconds),
-            leases=None if lease is None else LeaseBook(lease),
-            clock=trio.current_time if clock is None else clock,
-        )
-        async with trio.open_nursery() as nursery:
+    wire = WirePolicy(policy)
+    breaker = Breaker(breaker_failures, breaker_seconds)
+    raised: BaseException | None = None
+    try:
+        async with open_link(target, max_wait) as link, trio.open_nursery() as nursery:
+            batcher = Batcher(_Script(link, clock), max_wait, breaker)
             await nursery.start(batcher.run)
             try:
-                yield limiter
+                yield RedisRateLimiter(
+                    policy,
+                    wire,
+                    is_cluster=link.is_cluster,
+                    batcher=batcher,
+                    breaker=breaker,
+                    on_store_error=on_store_error,
+                    max_wait=max_wait,
+                    denied=DenyCache(deny_cache, deny_seconds),
+                    leases=None if lease is None else LeaseBook(lease),
+                    clock=trio.current_time if clock is None else clock,
+                )
+            except BaseException as error:
+                raised = error
+                raise
             finally:
                 batcher.close()
                 with trio.CancelScope(shield=True):
                     await batcher.drain()
                 nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        # The nurseries are details of this room. What the block raised leaves it as it was raised.
+        if raised is None or group.split(lambda error: error is raised)[1] is not None:
+            raise
+    if raised is not None:
+        raise raised

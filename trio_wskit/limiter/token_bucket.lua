@@ -64,12 +64,12 @@ local function load(key)
     broken = text.err
     return nil
   end
-  local word = string.gmatch(text, '%S+')
-  local b = { now = tonumber(word()), us = tonumber(word()), fr = tonumber(word()), open = {}, stored = true }
-  if not b.fr then
+  local now, us, fr, rest = string.match(text, '^(%d+) (%d+) (%d+)(.*)$')
+  if not now then
     broken = 'this is no token bucket: ' .. key
     return nil
   end
+  local b = { now = tonumber(now), us = tonumber(us), fr = tonumber(fr), open = {}, stored = true }
   if shown > b.now then
     b.now = shown
   end
@@ -78,9 +78,9 @@ local function load(key)
     b.us, b.fr = b.now, 0
     return b
   end
-  local base = word()
-  if base then
-    b.base, b.base_fr = tonumber(base), tonumber(word())
+  if rest ~= '' then
+    local word = string.gmatch(rest, '%S+')
+    b.base, b.base_fr = tonumber(word()), tonumber(word())
     for id in word do
       b.open[#b.open + 1] = {
         id = id,
@@ -231,9 +231,11 @@ for op in word do
         for _, rest in ipairs(b.open) do
           b.us, b.fr = apply(rest, b.us, b.fr, parts)
         end
-        save(KEYS[k], b)
         break
       end
+    end
+    if b and b.stored then
+      save(KEYS[k], b)
     end
   else
     k = k + 1
