@@ -7,9 +7,10 @@ from typing import Any, Final, Literal, final
 
 import attrs
 
-__all__ = ["Capability", "Overflow", "PublishEnvelope", "PublishErrorCode", "PublishResult"]
+__all__ = ["Capability", "Matching", "Overflow", "PublishEnvelope", "PublishErrorCode", "PublishResult"]
 
 Capability = Literal["exact", "estimate", "unknown"]
+Matching = Literal["exact", "prefix", "pattern"]
 Overflow = Literal["disconnect", "drop_oldest", "drop_newest"]
 PublishErrorCode = Literal[
     "VALIDATION",
@@ -46,6 +47,7 @@ class PublishEnvelope:
         payload: its payload as JSON bytes; None where it has none.
         meta: what the publisher added.
         exclude: the client id that shall not get it, if any.
+        partition_key: messages with the same key keep their order, for drivers that divide their topics.
     """
 
     topic: str
@@ -53,6 +55,7 @@ class PublishEnvelope:
     payload: bytes | None = None
     meta: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
     exclude: str | None = None
+    partition_key: str | None = None
 
 
 @final
@@ -67,6 +70,9 @@ class PublishResult:
         delivered: outboxes here that took the message.
         dropped: outboxes here that did not, by their overflow policy (a subscriber that was disconnected for being
             slow counts here, and one whose oldest message made room counts as delivered and dropped).
+        conflated: outboxes here in which it took the place of an older message with the same key.
+        matching: the widest kind of subscription among those that matched here: the topic's own name, a pattern whose
+            only star is the ``**`` at its end, or any other pattern.
         error: on failure, why.
         retryable: on failure, whether the same publish may succeed later.
         details: on failure, more about it.
@@ -78,6 +84,8 @@ class PublishResult:
     matched_local: int = 0
     delivered: int = 0
     dropped: int = 0
+    conflated: int = 0
+    matching: Matching = "exact"
     error: PublishErrorCode | None = None
     retryable: bool = False
     details: Mapping[str, Any] = attrs.field(factory=dict[str, Any])

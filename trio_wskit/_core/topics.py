@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, KeysView
-from typing import Final, final
+from typing import Any, Final, final
 
-from trio_wskit.errors import PubSubError
+import attrs
 
-__all__ = ["MAX_TOPIC_LENGTH", "TopicIndex", "check_topic"]
+from trio_wskit.errors import ConfigError, PubSubError
+
+__all__ = ["MAX_TOPIC_LENGTH", "TopicIndex", "TopicRules", "check_topic"]
 
 MAX_TOPIC_LENGTH: Final = 128
 _TOPIC: Final = re.compile(r"[a-z0-9:_./-]+", re.IGNORECASE | re.ASCII)
@@ -31,6 +33,67 @@ def check_topic(topic: str, *, pattern: re.Pattern[str] = _TOPIC, max_length: in
         raise PubSubError(
             "INVALID_TOPIC", f"a topic matches {pattern.pattern}, and {topic!r} does not", {"why": "pattern"}
         )
+
+
+def _count(_: object, field: attrs.Attribute[Any], value: Any) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigError(f"TopicRules({field.name}=…) takes a whole number above 0, not {value!r}")
+
+
+def _count_or_none(_: object, field: attrs.Attribute[Any], value: Any) -> None:
+    if value is not None:
+        _count(_, field, value)
+
+
+def _regex(value: str | re.Pattern[str]) -> re.Pattern[str]:
+    try:
+        return re.compile(value)
+    except re.error as wrong:
+        raise ConfigError(f"TopicRules(pattern=…) takes a regular expression, not {value!r}: {wrong}") from wrong
+
+
+@final
+@attrs.frozen(kw_only=True)
+class TopicRules:
+    """The bounds of an App's topics.
+
+    Attributes:
+        pattern: what a topic's name must match as a whole; by default letters, digits and ``:_./-``. A star is never
+            part of a name, whatever the pattern says: stars make patterns.
+        max_length: characters of a name.
+        max_per_connection: topics and patterns of one connection; None means no limit.
+        max_subscribers: clients of this process for each topic or pattern; None means no limit.
+        max_message_bytes: the largest message that may be published, in bytes of UTF-8.
+        max_publishing: publishes of this process that may wait for the driver at the same time; one more fails with
+            BACKPRESSURE.
+    """
+
+    pattern: re.Pattern[str] = attrs.field(default=_TOPIC, converter=_regex)
+    max_length: int = attrs.field(default=MAX_TOPIC_LENGTH, validator=_count)
+    max_per_connection: int | None = attrs.field(default=1000, validator=_count_or_none)
+    max_subscribers: int | None = attrs.field(default=None, validator=_count_or_none)
+    max_message_bytes: int = attrs.field(default=1_000_000, validator=_count)
+    max_publishing: int = attrs.field(default=1000, validator=_count)
+
+    def check(self, topic: str) -> None:
+        """Refuse what is no name of a topic.
+
+        Raises:
+            PubSubError: INVALID_TOPIC, as `check_topic`.
+        """
+        check_topic(topic, pattern=self.pattern, max_length=self.max_length)
+        if "*" in topic:
+            raise PubSubError("INVALID_TOPIC", f"a topic has no star, and {topic!r} has", {"why": "pattern"})
+
+    def check_pattern(self, pattern: str, fault: str | None) -> None:
+        """Refuse a pattern that is too long, has a `fault`, or whose plain segments could be in no topic.
+
+        Raises:
+            PubSubError: INVALID_TOPIC, as `check_topic`.
+        """
+        if fault is not None and len(pattern) <= self.max_length:
+            raise PubSubError("INVALID_TOPIC", f"{fault}; {pattern!r} is none", {"why": "pattern"})
+        check_topic(pattern.replace("*", "x"), pattern=self.pattern, max_length=self.max_length)
 
 
 @final

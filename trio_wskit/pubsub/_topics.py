@@ -1,109 +1,458 @@
-"""One client's topics, as its handlers see them."""
+"""One client's topics, as its handlers see them.
+
+Rules
+- Each operation goes: normalise, look at the names, wait for what is in flight on its topics, look whether there is
+  anything to do, authorise, limits, driver, local state, hooks. What is so already asks nobody.
+- The driver is asked first, and the local state follows: `has` never tells of what the driver may still refuse.
+- The local state changes in one step, after the driver's last answer. Before it an operation that fails or is cancelled
+  is undone in reverse order; after it nothing can stop it. A topic whose undoing failed is in doubt: the next
+  operation on it asks the driver again, and so does the end of the connection.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import logging
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator
 from collections.abc import Set as AbstractSet
-from typing import TypeVar, final
+from contextlib import asynccontextmanager
+from typing import Final, Literal, TypeVar, final
 
-from trio_wskit._core.topics import check_topic
+import attrs
+import trio
+
+from trio_wskit._core.topics import TopicRules
 from trio_wskit.abc import PubSubDriver
 from trio_wskit.errors import PubSubError
+from trio_wskit.pubsub._desk import Desk
+from trio_wskit.pubsub._policy import PubSubPolicy
+from trio_wskit.pubsub._turns import Turn, Turns
 
-__all__ = ["Topics"]
+__all__ = ["TopicChange", "TopicStatus", "Topics", "Verified"]
 
 S = TypeVar("S")
+TopicStatus = Literal["absent", "settled", "pending-subscribe", "pending-unsubscribe"]
+Verified = Literal["subscribed", "unsubscribed", "error"]
+
+logger = logging.getLogger("trio_wskit")
+
+_UNDO_SECONDS: Final = 5.0  # for the driver to undo what was begun: whoever is cancelled waits no longer
+_STEPS_PER_PASS: Final = 64  # a large batch still lets others run this often
+
+
+@final
+@attrs.frozen
+class TopicChange:
+    """What a batch changed.
+
+    Attributes:
+        added: topics that are new.
+        removed: topics that are gone.
+        total: topics that the client has now.
+    """
+
+    added: int
+    removed: int
+    total: int
+
+
+@final
+class _State:
+    """What a client has from its first subscription on."""
+
+    __slots__ = ("doubtful", "names", "scopes", "turns")
+
+    def __init__(self) -> None:
+        self.names: dict[str, None] = {}
+        self.turns = Turns()
+        self.doubtful: set[str] | None = None  # the driver may think otherwise
+        self.scopes: dict[str, tuple[int, bool]] | None = None  # how many, and whether it was subscribed before them
 
 
 @final
 class Topics(AbstractSet[str]):
-    """The topics that a client is subscribed to: a read-only set, iterated on a snapshot in order of subscription."""
+    """The topics that a client is subscribed to: a read-only set, iterated on a snapshot in order of subscription.
 
-    __slots__ = ("_client_id", "_closed", "_driver", "_names")
+    Every operation is a cancellation point, but lets other tasks run only when it waits, or 64 topics at a time.
+    """
 
-    def __init__(self, client_id: str, driver: PubSubDriver) -> None:
+    __slots__ = ("_client_id", "_closed", "_desk", "_state")
+
+    def __init__(self, client_id: str, driver: PubSubDriver, desk: Desk | None = None) -> None:
         self._client_id = client_id
-        self._driver = driver
-        self._names: dict[str, None] | None = None  # made at the first subscription: most idle clients have few
+        self._desk = desk or Desk(driver, TopicRules(), PubSubPolicy(), lambda _: None)
+        self._state: _State | None = None  # made at the first operation: an idle client needs none
         self._closed = False
 
+    # A set of str.
+
     def __contains__(self, topic: object) -> bool:
-        return self._names is not None and topic in self._names
+        return self._state is not None and topic in self._state.names
 
     def __iter__(self) -> Iterator[str]:
-        return iter(tuple(self._names or ()))
+        return iter(tuple(self._state.names) if self._state is not None else ())
 
     def __len__(self) -> int:
-        return len(self._names or ())
+        return len(self._state.names) if self._state is not None else 0
 
     @classmethod
     def _from_iterable(cls, it: Iterable[S]) -> AbstractSet[S]:
-        """What ``topics - other`` and the like give: a frozenset, which is no client's."""
+        """What ``topics - other`` and the like give: a set that is no client's."""
         return frozenset(it)
 
     def has(self, topic: str) -> bool:
         """True where the client is subscribed."""
         return topic in self
 
+    def local_status(self, topic: str) -> TopicStatus:
+        """How the subscription stands here: ``absent``, ``settled``, or pending while the driver is at work."""
+        turn = self._state.turns.about(topic) if self._state is not None else None
+        if turn is None:
+            return "settled" if topic in self else "absent"
+        return "pending-subscribe" if topic in turn.adds else "pending-unsubscribe"
+
+    # Operations.
+
     async def subscribe(self, topic: str) -> None:
-        """Subscribe; no change where it is so already.
+        """Subscribe to a topic, or to a `TopicPattern`; no change where it is so already.
 
         Raises:
-            PubSubError: INVALID_TOPIC; ADAPTER_ERROR when the driver fails; CONNECTION_CLOSED when the client has left.
+            PubSubError: INVALID_TOPIC, ACL_SUBSCRIBE, TOPIC_LIMIT_EXCEEDED; ADAPTER_ERROR when the driver fails;
+                CONNECTION_CLOSED when the client has left. Nothing has changed.
 
         Cancelled before the driver is done: not subscribed.
         """
-        if topic in self:
-            return
-        check_topic(topic)
-        self._check_open()
-        try:
-            await self._driver.subscribe(self._client_id, topic)
-        except Exception as cause:
-            raise PubSubError("ADAPTER_ERROR", f"the driver did not subscribe to {topic!r}") from cause
-        try:
-            self._check_open()
-        except PubSubError:  # it left while the driver was at work
-            await self._undo(topic)
-            raise
-        if self._names is None:
-            self._names = {}
-        self._names[topic] = None
+        await self._add((topic,), many=False)
+
+    async def subscribe_many(self, topics: Iterable[str]) -> TopicChange:
+        """Subscribe to all these topics or to none.
+
+        Raises:
+            PubSubError: as `subscribe`. With ADAPTER_ERROR the details have ``rollbackFailed``, and in
+                ``failedRollbackTopics`` the topics for which the driver did not undo what it had done.
+
+        Cancelled before the driver is done: as before.
+        """
+        return await self._add(topics, many=True)
 
     async def unsubscribe(self, topic: str) -> None:
         """Unsubscribe; no change where there is nothing to undo, whatever the topic's name.
 
         Raises:
             PubSubError: ADAPTER_ERROR when the driver fails; the client is still subscribed.
-        """
-        if self._names is None or topic not in self._names:
-            return
-        try:
-            await self._driver.unsubscribe(self._client_id, topic)
-        except Exception as cause:
-            raise PubSubError("ADAPTER_ERROR", f"the driver did not unsubscribe from {topic!r}") from cause
-        if topic in self:  # it may have left meanwhile
-            del self._names[topic]
 
-    async def _undo(self, topic: str) -> None:
+        Cancelled before the driver is done: still subscribed.
+        """
+        await self._remove((topic,))
+
+    async def unsubscribe_many(self, topics: Iterable[str]) -> TopicChange:
+        """Unsubscribe from all these topics or from none; those that are not subscribed are skipped.
+
+        Raises:
+            PubSubError: ADAPTER_ERROR, with details as for `subscribe_many`.
+
+        Cancelled before the driver is done: as before.
+        """
+        return await self._remove(topics)
+
+    async def set(self, topics: Iterable[str]) -> TopicChange:
+        """Have exactly these topics: unsubscribe from the others, then subscribe to the new ones, or change nothing.
+
+        Raises:
+            PubSubError: as `subscribe_many`. The limit is for what there is at the end.
+
+        Cancelled before the driver is done: as before.
+        """
+        wanted = self._names_of(topics)
+        for name in wanted:
+            if name not in self:
+                self._desk.check(name)
+        return await self._replace(lambda _: wanted)
+
+    async def update(self, change: Callable[[AbstractSet[str]], Iterable[str]]) -> TopicChange:
+        """Have the topics that a function makes of those there are: ``update(lambda now: now - old | {"a"})``.
+
+        It is called once, when everything in flight has settled, and gets a copy.
+
+        Raises, Cancelled: as `set`; and what the function raises.
+        """
+        return await self._replace(lambda now: self._names_of(change(now)))
+
+    async def clear(self) -> TopicChange:
+        """Unsubscribe from everything.
+
+        Raises, Cancelled: as `unsubscribe_many`.
+        """
+        return await self._replace(lambda _: ())
+
+    @asynccontextmanager
+    async def subscribed(self, *topics: str) -> AsyncGenerator[None]:
+        """Be subscribed to these topics as long as the block runs: ``async with ctx.topics.subscribed("room:1"):``.
+
+        Scopes may overlap: the last one to end unsubscribes. What was subscribed before the first stays.
+
+        Raises:
+            PubSubError: as `subscribe_many`; on the way out, ADAPTER_ERROR.
+
+        Cancelled: on the way in, not subscribed; then, it is unsubscribed all the same, in at most 5 seconds.
+        """
+        names = self._names_of(topics)
+        state = self._began()
+        if state.scopes is None:
+            state.scopes = {}
+        scopes = state.scopes
+        for name in names:
+            count, before = scopes.get(name, (0, name in state.names))
+            scopes[name] = (count + 1, before)
         try:
-            await self._driver.unsubscribe(self._client_id, topic)
+            await self._add(names, many=True, normal=True)
+            yield
+        finally:
+            ended: list[str] = []
+            for name in names:
+                count, before = scopes.pop(name)
+                if count > 1:
+                    scopes[name] = (count - 1, before)
+                elif not before:
+                    ended.append(name)
+            if ended and not self._closed:
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + _UNDO_SECONDS):
+                    await self._remove(ended, normal=True)
+
+    async def settle(self, topic: str | None = None) -> None:
+        """Wait until what is in flight now on this topic, or on any, is over, however it ends.
+
+        Cancelled: it goes on without you.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if self._state is not None:
+            await self._state.turns.settle(None if topic is None else frozenset((self._desk.normalise(topic),)))
+
+    async def verify(self, topic: str, mode: Literal["best-effort", "strict"] = "best-effort") -> Verified:
+        """Wait for what is in flight on the topic, then ask the driver whether this client gets what is published.
+
+        Args:
+            topic: a topic, or a pattern.
+            mode: ``strict`` raises where the driver fails, or knows otherwise than `has` does.
+
+        Returns:
+            What the driver knows; ``error`` where it failed.
+
+        Raises:
+            PubSubError: ADAPTER_ERROR, in strict mode.
+        """
+        await self.settle(topic)
+        name = self._desk.normalise(topic)
+        try:
+            there = self._client_id in self._desk.driver.local_subscribers(name)
         except Exception as cause:
-            raise PubSubError("ADAPTER_ERROR", f"the driver did not let go of {topic!r}") from cause
+            if mode == "strict":
+                raise PubSubError("ADAPTER_ERROR", f"the driver did not say who subscribes to {name!r}") from cause
+            return "error"
+        if mode == "strict" and there != (name in self):
+            raise PubSubError("ADAPTER_ERROR", f"the driver knows otherwise of {name!r}", {"subscribed": there})
+        return "subscribed" if there else "unsubscribed"
+
+    async def close(self) -> None:
+        """Leave every topic, even where the driver fails for one of them, and take no new one.
+
+        It does not wait for what is in flight: that finds the client gone, and undoes itself.
+        """
+        self._closed = True
+        state = self._state
+        if state is None:
+            return
+        names = tuple(state.names)
+        errors: list[Exception] = []
+        for topic in dict.fromkeys((*names, *(state.doubtful or ()))):
+            try:
+                await self._desk.driver.unsubscribe(self._client_id, topic)
+            except Exception as error:
+                errors.append(error)
+        left = [topic for topic in names if topic in state.names]  # what was in flight may have ended meanwhile
+        state.names = {}
+        state.doubtful = None
+        self._desk.free_places(left)
+        self._desk.tell(self._client_id, (), left)
+        if errors:
+            raise PubSubError("ADAPTER_ERROR", "the driver did not let go of every topic") from errors[0]
+
+    # How it is done.
+
+    def _began(self) -> _State:
+        if self._state is None:
+            self._state = _State()
+        return self._state
+
+    def _names_of(self, topics: Iterable[str]) -> Collection[str]:
+        if isinstance(topics, str):
+            raise TypeError(f"a batch takes topics, not the text {topics!r}")
+        return dict.fromkeys(map(self._desk.normalise, topics))
 
     def _check_open(self) -> None:
         if self._closed:
             raise PubSubError("CONNECTION_CLOSED", "the client has left")
 
-    async def close(self) -> None:
-        """Leave every topic, even where the driver fails for one of them, and take no new one."""
-        self._closed = True
-        errors: list[Exception] = []
-        for topic in self:
-            try:
-                await self._driver.unsubscribe(self._client_id, topic)
-            except Exception as error:
-                errors.append(error)
-        self._names = None
-        if errors:
-            raise PubSubError("ADAPTER_ERROR", "the driver did not let go of every topic") from errors[0]
+    async def _add(self, topics: Iterable[str], *, many: bool, normal: bool = False) -> TopicChange:
+        names = tuple(topics if normal else self._names_of(topics))
+        for name in names:
+            if name not in self:  # what is subscribed was checked
+                self._desk.check(name)
+        await trio.lowlevel.checkpoint_if_cancelled()
+        state = self._began()
+        turn = Turn(frozenset(names))
+        turn.adds = names
+        await state.turns.begin(turn)
+        try:
+            adds = [name for name in names if self._is_new(state, name)]
+            turn.adds = adds
+            if adds:
+                await self._change(state, turn, (), adds, many)
+            return TopicChange(len(adds), 0, len(state.names))
+        finally:
+            state.turns.end(turn)
+
+    async def _remove(self, topics: Iterable[str], *, normal: bool = False) -> TopicChange:
+        names = tuple(topics if normal else self._names_of(topics))
+        await trio.lowlevel.checkpoint_if_cancelled()
+        state = self._state
+        if state is None:
+            return TopicChange(0, 0, 0)
+        turn = Turn(frozenset(names))
+        turn.removes = [name for name in names if name in state.names]
+        await state.turns.begin(turn)
+        try:
+            removes = [name for name in names if self._is_held(state, name)]
+            turn.removes = removes
+            if removes:
+                await self._change(state, turn, removes, (), True)
+            return TopicChange(0, len(removes), len(state.names))
+        finally:
+            state.turns.end(turn)
+
+    async def _replace(self, wanted_of: Callable[[AbstractSet[str]], Collection[str]]) -> TopicChange:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        state = self._began()
+        turn = Turn(None)
+        await state.turns.begin(turn)
+        try:
+            wanted = wanted_of(set(state.names))
+            removes = [name for name in (*state.names, *(state.doubtful or ())) if name not in wanted]
+            removes = list(dict.fromkeys(removes))
+            adds = [name for name in wanted if self._is_new(state, name)]
+            for name in adds:
+                self._desk.check(name)
+            turn.adds, turn.removes = adds, removes
+            if adds or removes:
+                await self._change(state, turn, removes, adds, True)
+            return TopicChange(len(adds), len(removes), len(state.names))
+        finally:
+            state.turns.end(turn)
+
+    @staticmethod
+    def _is_new(state: _State, name: str) -> bool:
+        return name not in state.names or (state.doubtful is not None and name in state.doubtful)
+
+    @staticmethod
+    def _is_held(state: _State, name: str) -> bool:
+        return name in state.names or (state.doubtful is not None and name in state.doubtful)
+
+    def _check_limit(self, state: _State, turn: Turn, fresh: int, gone: int, many: bool) -> None:
+        limit = self._desk.rules.max_per_connection
+        current = len(state.names)
+        resulting = current + sum(other.reserved for other in state.turns.all) + fresh - gone
+        if limit is not None and fresh and resulting > limit:
+            details: dict[str, object] = {"limit": limit, "current": current}
+            if turn.topics is None:
+                details |= {"toAdd": fresh, "toRemove": gone, "resulting": resulting}
+            elif many:
+                details["requested"] = fresh
+            raise PubSubError("TOPIC_LIMIT_EXCEEDED", f"a connection has at most {limit} topics", details)
+
+    async def _change(
+        self, state: _State, turn: Turn, removes: Collection[str], adds: Collection[str], many: bool
+    ) -> None:
+        """Carry out what there is to do, in the turn of its topics."""
+        desk = self._desk
+        if adds:
+            self._check_open()
+            await desk.authorise(self._client_id, adds)
+            self._check_open()
+        fresh = [name for name in adds if name not in state.names]
+        gone = [name for name in removes if name in state.names]
+        self._check_limit(state, turn, len(fresh), len(gone), many)
+        desk.take_places(fresh)
+        turn.reserved = len(fresh)
+        try:
+            await self._drive(state, removes, adds, many)
+        except BaseException:
+            desk.free_places(fresh)
+            raise
+        # The commit: nothing waits from here on.
+        gone = [name for name in gone if name in state.names]  # the client may have left meanwhile
+        for name in gone:
+            del state.names[name]
+        for name in fresh:
+            state.names[name] = None
+        turn.reserved = 0
+        if state.doubtful is not None:
+            state.doubtful.difference_update(removes, adds)
+        desk.free_places(gone)
+        desk.tell(self._client_id, fresh, gone)
+
+    async def _drive(self, state: _State, removes: Collection[str], adds: Collection[str], many: bool) -> None:
+        """Have the driver do it all, or undo what it did."""
+        driver = self._desk.driver
+        done: list[tuple[str, bool]] = []
+        topic, adding = "", False
+        try:
+            for topics, adding in ((removes, False), (adds, True)):
+                act = driver.subscribe if adding else driver.unsubscribe
+                for topic in topics:
+                    await act(self._client_id, topic)
+                    done.append((topic, adding))
+                    if self._closed and adds:
+                        break
+                    if len(done) % _STEPS_PER_PASS == 0:
+                        await trio.lowlevel.checkpoint()
+            if adds:
+                self._check_open()
+        except Exception as cause:
+            failed = await self._undo(state, done)
+            if self._closed and adds:  # it left while the driver was at work
+                if not failed:
+                    self._check_open()
+                cause = next(iter(failed.values())) or cause
+            raise self._adapter_error(topic, adding, list(failed), many) from cause
+        except BaseException:  # cancelled: the driver may have done it, or not
+            if not done or done[-1] != (topic, adding):
+                done.append((topic, adding))
+            await self._undo(state, done)
+            raise
+
+    @staticmethod
+    def _adapter_error(topic: str, adding: bool, failed: list[str], many: bool) -> PubSubError:
+        what = "subscribe to" if adding else "unsubscribe from"
+        details = {"rollbackFailed": bool(failed), "failedRollbackTopics": failed} if many else {}
+        return PubSubError("ADAPTER_ERROR", f"the driver did not {what} {topic!r}", details)
+
+    async def _undo(self, state: _State, done: list[tuple[str, bool]]) -> dict[str, Exception | None]:
+        """Undo in reverse order, whoever is cancelled meanwhile; tell for which topics that failed."""
+        driver = self._desk.driver
+        if self._closed:  # then there is nothing to come back to
+            done = [step for step in done if step[1]]
+        failed: dict[str, Exception | None] = {}
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + _UNDO_SECONDS):
+            while done:
+                topic, added = done[-1]
+                try:
+                    await (driver.unsubscribe if added else driver.subscribe)(self._client_id, topic)
+                except Exception as error:
+                    logger.exception("topic %s of client %s is in doubt", topic, self._client_id)
+                    failed[topic] = error
+                done.pop()
+        if done:
+            logger.error("the driver took too long to undo: %d topics of client %s", len(done), self._client_id)
+            failed |= {topic: None for topic, _ in reversed(done)}
+        if failed and not self._closed:
+            state.doubtful = (state.doubtful or set()) | set(failed)
+        return failed

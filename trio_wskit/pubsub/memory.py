@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import final
 
+from trio_wskit._core.patterns import SubscriptionIndex
 from trio_wskit._core.publishing import PublishEnvelope, PublishResult
-from trio_wskit._core.topics import TopicIndex
 
 __all__ = ["MemoryPubSub"]
 
@@ -16,13 +16,13 @@ class MemoryPubSub:
     """Topics within one process. Its figures are exact."""
 
     def __init__(self) -> None:
-        self._index = TopicIndex()
+        self._index = SubscriptionIndex()
 
     async def publish(self, envelope: PublishEnvelope) -> PublishResult:
         """Nothing leaves this process; tell how many subscribers there are. Never waits."""
-        subscribers = self._index.subscribers(envelope.topic)
+        subscribers, matching = self._index.match(envelope.topic)
         matched = len(subscribers) - (envelope.exclude in subscribers)
-        return PublishResult(ok=True, capability="exact", matched_local=matched)
+        return PublishResult(ok=True, capability="exact", matched_local=matched, matching=matching)
 
     async def subscribe(self, client_id: str, topic: str) -> None:
         """Add to the index; no change where it is there. Never waits."""
@@ -33,15 +33,15 @@ class MemoryPubSub:
         self._index.remove(client_id, topic)
 
     def local_subscribers(self, topic: str) -> Collection[str]:
-        """A live view of the client ids, in the order in which they subscribed."""
+        """The client ids, those of the topic itself in the order in which they subscribed. It may be a live view."""
         return self._index.subscribers(topic)
 
     def list_topics(self) -> tuple[str, ...]:
-        """Every topic that has a subscriber."""
-        return tuple(self._index.topics())
+        """Every topic and pattern that has a subscriber."""
+        return tuple(self._index.names())
 
     def has_topic(self, topic: str) -> bool:
-        """True where the topic has a subscriber."""
+        """True where somebody subscribes to this very topic or pattern."""
         return topic in self._index
 
     async def aclose(self) -> None:
