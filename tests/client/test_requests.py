@@ -96,8 +96,11 @@ async def test_an_answer_that_is_not_what_was_asked_for_is_a_validation_error(
 
 async def test_of_two_answers_the_first_counts_and_the_other_is_counted(autojump_clock: MockClock) -> None:
     async with open_pair() as (client, server):
-        give = [lambda name, n=n: server.send("USER", {"name": n}, id=name) for n in ("first", "second")]  # type: ignore[misc]
-        assert await answered(client, server, *give) == User("first")
+
+        def reply(text: str) -> Callable[[str], object]:
+            return lambda name: server.send("USER", {"name": text}, id=name)
+
+        assert await answered(client, server, reply("first"), reply("second")) == User("first")
         await settle()
         assert (client.stats.late, client.stats.unhandled) == (1, 0)
 
@@ -226,7 +229,7 @@ async def test_what_the_queue_drops_is_told_to_who_asked(autojump_clock: MockClo
     server.failures.append(5.0)
     options = QueueOptions(policy="drop_oldest", max_messages=1)
     async with open_pair(server, wait=False, queue=options) as (client, _), trio.open_nursery() as nursery:
-        client.on_error(lambda *_: None)
+        client.on_error(lambda _, __: None)
 
         async def ask() -> None:
             with pytest.raises(WsKitError, match="UNAVAILABLE: dropped from the full offline queue"):

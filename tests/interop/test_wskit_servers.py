@@ -34,8 +34,9 @@ async def test_our_client_and_ws_kits_server(runtime: str) -> None:
         await topics(url)
         await limits_and_silence(url)
         await closing(url)
-        for attach in ("query", "protocol", "header"):
-            await tokens(url, attach)  # type: ignore[arg-type]
+        attaches: list[Attach] = ["query", "protocol", "header"]
+        for attach in attaches:
+            await tokens(url, attach)
 
 
 async def messages_and_requests(url: str) -> None:

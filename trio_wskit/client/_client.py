@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Any, TypeVar, cast, final, overload
@@ -15,7 +16,6 @@ from trio_wskit._core.frames import text_frame
 from trio_wskit._core.json_text import dumps
 from trio_wskit._core.options import Limits
 from trio_wskit._core.schema import MessageSpec, Rpc, spec_of
-from trio_wskit._outbox import Frame
 from trio_wskit.client._calls import ClientCall, wait_for_reply
 from trio_wskit.client._lifecycle import Lifecycle, State, StateChange
 from trio_wskit.client._link import Link
@@ -25,7 +25,7 @@ from trio_wskit.client._requests import Pending, Requests
 from trio_wskit.client._retry import Retry
 from trio_wskit.client._streams import Bell, Overflow, Stream, again
 from trio_wskit.client._subscriptions import Gap, Subscribe, Subscriptions, Unsubscribe
-from trio_wskit.errors import ConfigError, ConnectionClosed, ServerError
+from trio_wskit.errors import ConfigError, ConnectionClosed, ServerError, TrioWskitError
 
 __all__ = ["Client", "ClientStats"]
 
@@ -223,7 +223,7 @@ class Client:
                 await trio.lowlevel.cancel_shielded_checkpoint()
                 return
             try:
-                await link.outbox.send(Frame(outgoing.encode(link.meta_keys)))
+                await link.send(outgoing.encode(link.meta_keys))
             except ConnectionClosed:
                 link.broke()
                 continue
@@ -416,7 +416,7 @@ class Client:
         link = self._life.link
         if link is not None and self.state == "open" and pending.sent_on is link and not pending.answered:
             meta = {"timestamp": int(self._wall_clock() * 1000), "correlationId": pending.id}
-            link.push(dumps({"type": ABORT, "meta": meta}))
+            link.push(text_frame(dumps({"type": ABORT, "meta": meta})))
         self._requests.settle(pending, error=ConnectionClosed(1000, "nobody waits for the answer"))
 
     # Receiving.
@@ -559,7 +559,7 @@ class Client:
         self._last_link = link
         self._subscriptions.connected()
         for outgoing in self._queue.take_all():
-            link.outbox.push(Frame(outgoing.encode(link.meta_keys)))  # its bounds are at least the queue's
+            link.push(outgoing.encode(link.meta_keys))
             if outgoing.on_sent is not None:
                 outgoing.on_sent(link)
 
@@ -587,13 +587,22 @@ class Client:
         link = self._life.link
         if link is None:
             return
-        spec = spec_of(type(message))
         meta = self._meta(None)
-        if spec.reply is None:
-            link.push(spec.encode(message, meta))
-            on_settled(None)
+        try:
+            spec = spec_of(type(message))
+            if spec.reply is not None:
+                meta["correlationId"] = str(uuid.uuid4())
+            encoded = spec.encode(message, meta)
+        except TrioWskitError as error:  # in the message, which is the application's own
+            on_settled(error)
             return
-        pending = self._requests.open(spec.reply, on_settled=lambda pending: on_settled(pending.error))
-        pending.sent_on = link
-        meta["correlationId"] = pending.id
-        link.push(spec.encode(message, meta))
+        link.push(text_frame(encoded))
+        if spec.reply is None:
+            on_settled(None)
+        else:
+            self._requests.open(
+                spec.reply,
+                meta["correlationId"],
+                on_settled=lambda pending: on_settled(pending.error),
+                is_limited=False,
+            ).sent_on = link

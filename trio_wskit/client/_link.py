@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable
 from typing import final
 
@@ -10,11 +11,11 @@ import trio
 
 from trio_wskit._connection import Connection
 from trio_wskit._core.envelope import Envelope
-from trio_wskit._core.frames import text_frame
 from trio_wskit._core.options import Limits
 from trio_wskit._outbox import Flusher, Frame
 from trio_wskit.client._auth import Credentials
 from trio_wskit.client._connect import Opened
+from trio_wskit.client._streams import Bell
 from trio_wskit.errors import ConnectionClosed, WsKitError
 
 __all__ = ["Link"]
@@ -58,14 +59,47 @@ class Link:
         self.opened_at = trio.current_time()
         self.connection = Connection(opened.transport, limits, flusher, nursery, self, client=True)
         self.outbox = self.connection.outbox
+        self._nursery = nursery
+        self._backlog: deque[Frame] = deque()
+        self._caught_up = Bell()
         self._credentials = credentials
         self._limits = limits
         self._on_lost = on_lost
         self._on_refused = on_refused
 
-    def push(self, message: bytes) -> bool:
-        """Send a message that cannot wait for room; False where even twice the outbox's bounds are used up."""
-        return self.outbox.push(Frame(text_frame(message)))
+    # Sending. What must not wait and finds no room (many subscriptions, or a full offline queue, at the begin of a
+    # connection) is sent by a task of its own, and everybody else comes behind that.
+
+    def push(self, frame: bytes) -> None:
+        """Send a frame without waiting, in its turn; where the connection is lost, it is lost too."""
+        if not self._backlog and self.outbox.push(Frame(frame)):
+            return
+        self._backlog.append(Frame(frame))
+        if len(self._backlog) == 1:
+            self._nursery.start_soon(self._catch_up)
+
+    async def _catch_up(self) -> None:
+        try:
+            while self._backlog:
+                await self.outbox.send(self._backlog[0])
+                self._backlog.popleft()
+        except ConnectionClosed:
+            pass
+        finally:
+            self._backlog.clear()
+            self._caught_up.ring()
+
+    async def send(self, frame: bytes) -> None:
+        """Send a frame; wait for room.
+
+        Raises:
+            ConnectionClosed: the connection is lost; the frame was not sent.
+
+        Cancelled: it was not accepted.
+        """
+        while self._backlog:
+            await self._caught_up.wait()
+        await self.outbox.send(Frame(frame))
 
     def broke(self) -> None:
         """Nothing can be sent any more, and perhaps the reader does not know it yet."""

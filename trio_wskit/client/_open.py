@@ -9,7 +9,6 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
-import attrs
 import trio
 
 from trio_wskit._core.options import Limits
@@ -120,12 +119,7 @@ async def open_client(
         ),
         auth=auth,
         reconnect=reconnect,
-        # A connection begins with all that was queued: its outbox must have room for that.
-        limits=attrs.evolve(
-            limits,
-            outbox_messages=max(limits.outbox_messages, queue.max_messages),
-            outbox_bytes=max(limits.outbox_bytes, queue.max_bytes),
-        ),
+        limits=limits,
         flusher=flusher,
         receiver=client.receiver,
         bell=client.bell,

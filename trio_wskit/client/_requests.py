@@ -105,13 +105,14 @@ class Requests:
         *,
         progress: Stream[Any] | None = None,
         on_settled: Callable[[Pending], None] | None = None,
+        is_limited: bool = True,
     ) -> Pending:
-        """Make a request.
+        """Make a request; unless `is_limited`, whatever their number.
 
         Raises:
             WsKitError: RESOURCE_EXHAUSTED: there are too many; ALREADY_EXISTS: there is one with this id.
         """
-        if len(self._pending) >= self._limit:
+        if is_limited and len(self._pending) >= self._limit:
             raise WsKitError("RESOURCE_EXHAUSTED", f"{self._limit} requests are pending", retryable=True)
         if correlation_id is None:
             correlation_id = str(uuid.uuid4())
