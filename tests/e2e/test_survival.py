@@ -162,7 +162,7 @@ async def test_plain_trio_websocket_tears_a_frame_where_a_send_is_cancelled() ->
     """Why handlers never write here. When this fails, the library has changed."""
     ours, theirs = map(stream_of, socket_pair())
     peer = ProtocolPeer(theirs, shaken=False)
-    async with theirs, trio.open_nursery() as nursery:
+    async with ours, theirs, trio.open_nursery() as nursery:
         nursery.start_soon(peer.shake_hands)
         request = await trio_websocket.wrap_server_stream(nursery, ours)
         websocket = await request.accept()
