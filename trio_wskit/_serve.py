@@ -71,6 +71,7 @@ async def serve(
     reuse_port: bool = False,
     shutdown_code: int = 1001,
     handle_signals: bool = False,
+    drain_seconds: float = 20.0,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Listen, and serve every WebSocket that the app admits, until cancelled.
@@ -86,8 +87,10 @@ async def serve(
         transport: ``native``, or ``trio_websocket``.
         reuse_port: let several processes listen on the same port (SO_REUSEPORT).
         shutdown_code: what clients get when this ends: 1001 going away, or 1012 service restart.
-        handle_signals: end at SIGINT and SIGTERM instead of being interrupted: for a program that is only this. Works
-            in the main thread alone.
+        handle_signals: end at a signal instead of being interrupted: for a program that is only this. SIGTERM drains
+            the app first, see `App.drain`; SIGINT (Ctrl-C), or a second signal, ends at once. Works in the main thread
+            alone.
+        drain_seconds: how long SIGTERM leaves to what runs; less than your supervisor's patience.
         task_status: gives the `Server` once it listens.
 
     Raises:
@@ -115,12 +118,28 @@ async def serve(
                         acceptors.start_soon(door.accept_all, listener)
                     task_status.started(Server(listeners.urls(secure=ssl_context is not None), listeners.port))
                     if handle_signals:
-                        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-                            await anext(signals)
-                            acceptors.cancel_scope.cancel()
+                        await _until_told(app, drain_seconds, shutdown_code)
+                        acceptors.cancel_scope.cancel()
             finally:
                 listeners.close()  # from now on, who connects finds nobody, or the process that takes over
                 await door.say_goodbye(shutdown_code)
+
+
+async def _until_told(app: App, drain_seconds: float, code: int) -> None:
+    """Wait for a signal; for SIGTERM, drain the app, while its door still tells who comes that it is closed."""
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        if await anext(signals) == signal.SIGINT:
+            return
+        async with trio.open_nursery() as nursery:
+
+            async def drain() -> None:
+                report = await app.drain(drain_seconds, code=code)
+                logger.info("drained: %s", report)
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(drain)
+            await anext(signals)
+            nursery.cancel_scope.cancel()
 
 
 def _announce(server: Server) -> None:
