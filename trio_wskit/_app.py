@@ -19,8 +19,8 @@ from trio_wskit._core.frames import close_frame
 from trio_wskit._core.handshake import Request, origin_allowed
 from trio_wskit._core.ids import uuid7
 from trio_wskit._core.options import Limits
-from trio_wskit._core.publishing import Overflow, PublishEnvelope, PublishResult
-from trio_wskit._core.schema import spec_of
+from trio_wskit._core.publishing import Overflow, PublishResult
+from trio_wskit._core.topics import TopicRules
 from trio_wskit._dispatch import compile_routes
 from trio_wskit._drain import run_drain
 from trio_wskit._heartbeat import Heartbeat
@@ -31,8 +31,11 @@ from trio_wskit._router import Router
 from trio_wskit._session import LimitExceeded, Services, Session
 from trio_wskit._work import Drain, DrainReport, Work
 from trio_wskit.abc import IdempotencyStore, PubSubDriver, Transport
-from trio_wskit.errors import ConfigError, ConnectionClosed, PayloadInvalid, Reject
+from trio_wskit.errors import ConfigError, ConnectionClosed, Reject
+from trio_wskit.pubsub._desk import Desk
 from trio_wskit.pubsub._hub import Hub
+from trio_wskit.pubsub._policy import PubSubPolicy
+from trio_wskit.pubsub._publisher import Publisher
 from trio_wskit.pubsub.memory import MemoryPubSub
 
 __all__ = ["Admission", "App", "open_app"]
@@ -103,6 +106,8 @@ class App:
             the host that they connect to.
         limits: the bounds.
         pubsub: the driver; by default a `MemoryPubSub` of its own.
+        topics: what a topic may be called, and how many there may be.
+        policy: who may subscribe and publish, and hooks for both.
         overflow: what happens to a subscriber whose outbox is full: ``disconnect`` it with 1013, ``drop_oldest`` or
             ``drop_newest``; or a function from the topic to one of these.
         identity: names the client from its `Admission` (whose ``data`` is what `authenticate` returned), as text that
@@ -127,6 +132,8 @@ class App:
         origins: Collection[str] | None = None,
         limits: Limits | None = None,
         pubsub: PubSubDriver | None = None,
+        topics: TopicRules | None = None,
+        policy: PubSubPolicy | None = None,
         overflow: Overflow | Callable[[str], Overflow] = "disconnect",
         identity: Callable[[Admission], str | None] | None = None,
         idempotency: IdempotencyStore | bool = True,
@@ -146,7 +153,8 @@ class App:
         self._authenticate = authenticate
         self._origins = None if origins is None else frozenset(origin.lower().rstrip("/") for origin in origins)
         self._driver = pubsub if pubsub is not None else MemoryPubSub()
-        self._hub = Hub(self._driver, overflow if callable(overflow) else lambda _: overflow)
+        rules = topics or TopicRules()
+        self._hub = Hub(self._driver, overflow if callable(overflow) else lambda _: overflow, rules.max_publishing)
         self._identity = identity
         self._idempotency: IdempotencyStore | None = (
             (MemoryIdempotency() if idempotency else None) if isinstance(idempotency, bool) else idempotency
@@ -163,6 +171,8 @@ class App:
         self._wall_clock = wall_clock
         self._services: Services | None = None  # there while the app is open
         self._sessions: dict[str, Session] = {}
+        self._desk = Desk(self._driver, rules, policy or PubSubPolicy(), self._sessions.get)
+        self._publisher = Publisher(self._hub, self._desk, lambda: self.router.hooks, wall_clock, lambda: self.is_open)
         self._places = 0  # handshakes and sessions that hold a place
         self._places_by_address: dict[str, int] = {}
         self._places_by_identity: dict[str, int] = {}
@@ -214,8 +224,9 @@ class App:
                     plain_routes=plain_routes,
                     hooks=self.router.hooks,
                     hub=self._hub,
+                    desk=self._desk,
                     flusher=flusher,
-                    publish=self._publish,
+                    publish=self._publisher.publish,
                     work=Work(self.limits, nursery),
                     idempotency=self._idempotency,
                     leases=leases,
@@ -445,7 +456,13 @@ class App:
                 await transport.aclose(code, reason)
 
     async def publish(
-        self, topic: str, message: object, *, exclude: str | None = None, meta: Mapping[str, Any] | None = None
+        self,
+        topic: str,
+        message: object,
+        *,
+        exclude: str | None = None,
+        partition_key: str | None = None,
+        meta: Mapping[str, Any] | None = None,
     ) -> PublishResult:
         """Publish to everybody who subscribes to the topic. Does not wait for any subscriber.
 
@@ -453,6 +470,7 @@ class App:
             topic: where to.
             message: an instance of a message class.
             exclude: a client id that shall not get it.
+            partition_key: messages with the same key keep their order, where the driver divides its topics.
             meta: further meta.
 
         Returns:
@@ -460,26 +478,10 @@ class App:
 
         Raises:
             ConfigError: `message` is not an instance of a message class.
-            RuntimeError: the app is not open.
-        """
-        self._opened()
-        return await self._publish(topic, message, exclude=exclude, meta=meta)
 
-    async def _publish(
-        self, topic: str, message: object, *, exclude: str | None, meta: Mapping[str, Any] | None
-    ) -> PublishResult:
-        spec = spec_of(type(message))
-        full_meta: dict[str, Any] = {"timestamp": int(self._wall_clock() * 1000), **(meta or {})}
-        envelope = PublishEnvelope(topic, spec.type, None, full_meta, exclude)
-        try:
-            encoded = spec.encode(message, full_meta)
-        except PayloadInvalid as invalid:
-            result = PublishResult.failure("VALIDATION", invalid, invalid.details)
-        else:
-            result = await self._hub.publish(envelope, encoded)
-        for observer in self.router.hooks.observers:
-            observer.published(envelope, result)
-        return result
+        Cancelled: nothing is delivered here; the driver may have sent it on its way.
+        """
+        return await self._publisher.publish(topic, message, exclude=exclude, partition_key=partition_key, meta=meta)
 
 
 @asynccontextmanager

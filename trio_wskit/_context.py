@@ -245,7 +245,13 @@ class Context(Generic[M]):
         raise WsKitError(code, message, details, retryable=retryable, retry_after=retry_after)
 
     async def publish(
-        self, topic: str, message: object, *, exclude_self: bool = False, meta: Mapping[str, Any] | None = None
+        self,
+        topic: str,
+        message: object,
+        *,
+        exclude_self: bool = False,
+        partition_key: str | None = None,
+        meta: Mapping[str, Any] | None = None,
     ) -> PublishResult:
         """Publish to everybody who subscribes to the topic. Does not wait for any subscriber.
 
@@ -253,12 +259,15 @@ class Context(Generic[M]):
             topic: where to.
             message: an instance of a message class.
             exclude_self: leave this client out.
+            partition_key: messages with the same key keep their order, where the driver divides its topics.
             meta: further meta.
 
         Returns:
             What came of it; what can go wrong at run time is in there, and is not raised.
         """
-        return await self.session.publish(topic, message, exclude_self=exclude_self, meta=meta)
+        return await self.session.publish(
+            topic, message, exclude_self=exclude_self, partition_key=partition_key, meta=meta
+        )
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """Close the connection; see `Session.close`."""

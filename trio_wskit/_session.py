@@ -35,6 +35,7 @@ from trio_wskit.errors import (
     PubSubError,
     WsKitError,
 )
+from trio_wskit.pubsub._desk import Desk
 from trio_wskit.pubsub._hub import Hub
 from trio_wskit.pubsub._topics import Topics
 
@@ -77,6 +78,7 @@ class Services:
         plain_routes: those that ask for nothing special.
         hooks: the router's hooks and observers.
         hub: local fan-out.
+        desk: what the topics of all clients share.
         flusher: joins writes.
         publish: the app's publish.
         work: what all sessions share.
@@ -92,6 +94,7 @@ class Services:
     plain_routes: Mapping[str, CompiledRoute]
     hooks: Hooks
     hub: Hub
+    desk: Desk
     flusher: Flusher
     publish: Callable[..., Any]
     work: Work
@@ -160,7 +163,7 @@ class Session:
         self.request: Request = request
         self.latency: float | None = None
         self.next_ping: float = trio.current_time() + services.limits.ping_interval
-        self.topics: Topics = Topics(client_id, services.hub.driver)
+        self.topics: Topics = Topics(client_id, services.hub.driver, services.desk)
 
     def __repr__(self) -> str:
         return f"<Session {self.client_id}>"
@@ -350,11 +353,19 @@ class Session:
         await self.outbox.send(Frame(text_frame(spec_of(type(message)).encode(message, full_meta))))
 
     async def publish(
-        self, topic: str, message: object, *, exclude_self: bool = False, meta: Mapping[str, Any] | None = None
+        self,
+        topic: str,
+        message: object,
+        *,
+        exclude_self: bool = False,
+        partition_key: str | None = None,
+        meta: Mapping[str, Any] | None = None,
     ) -> PublishResult:
         """Publish in this client's name; see `Context.publish`."""
         exclude = self.client_id if exclude_self else None
-        result: PublishResult = await self._services.publish(topic, message, exclude=exclude, meta=meta)
+        result: PublishResult = await self._services.publish(
+            topic, message, client=self, exclude=exclude, partition_key=partition_key, meta=meta
+        )
         return result
 
     async def close(self, code: int = 1000, reason: str = "") -> None:

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, Protocol, final
 
-import attrs
 import trio
 
 from trio_wskit._core.frames import text_frame
 from trio_wskit._core.publishing import Overflow, PublishEnvelope, PublishResult
 from trio_wskit._outbox import Frame, Outbox
 from trio_wskit.abc import PubSubDriver
+from trio_wskit.errors import ConnectionClosed
 
 __all__ = ["Hub", "Subscriber"]
 
@@ -38,11 +38,14 @@ class Hub:
     Args:
         driver: knows the subscriptions.
         overflow: what happens to a subscriber whose outbox is full, for each topic.
+        max_publishing: publishes that may wait for the driver at the same time.
     """
 
-    def __init__(self, driver: PubSubDriver, overflow: Callable[[str], Overflow]) -> None:
+    def __init__(self, driver: PubSubDriver, overflow: Callable[[str], Overflow], max_publishing: int = 1000) -> None:
         self.driver = driver
         self._overflow = overflow
+        self._max_publishing = max_publishing
+        self._publishing = 0
         self._until_pass = _PUBLISHES_PER_PASS
         self._subscribers: dict[str, Subscriber] = {}
         self._outboxes: dict[str, Outbox] = {}  # the same, one step nearer: it is looked up for each delivery
@@ -77,14 +80,31 @@ class Hub:
         else:
             self._until_pass = _PUBLISHES_PER_PASS
             await trio.lowlevel.checkpoint()
+        if self._publishing >= self._max_publishing:
+            return PublishResult.failure("BACKPRESSURE", None, {"limit": self._max_publishing})
+        self._publishing += 1
         try:
             result = await self.driver.publish(envelope)
+        except trio.WouldBlock as cause:
+            return PublishResult.failure("BACKPRESSURE", cause)
+        except (ConnectionClosed, trio.ClosedResourceError, trio.BrokenResourceError) as cause:
+            return PublishResult.failure("CONNECTION_CLOSED", cause)
         except Exception as cause:
             return PublishResult.failure("ADAPTER_ERROR", cause)
+        finally:
+            self._publishing -= 1
         if not result.ok or not result.matched_local:
             return result
         delivered, dropped = self.deliver(envelope, message)
-        return attrs.evolve(result, delivered=delivered, dropped=dropped)
+        return PublishResult(
+            ok=True,
+            capability=result.capability,
+            matched_local=result.matched_local,
+            delivered=delivered,
+            dropped=dropped,
+            matching=result.matching,
+            details=result.details,
+        )
 
     def deliver(self, envelope: PublishEnvelope, message: bytes) -> tuple[int, int]:
         """Offer the message to the outbox of every local subscriber of its topic. Never waits.

@@ -1,0 +1,124 @@
+"""A publish, from whoever asks for it, up to the hub: checked, authorised, encoded once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final, final
+
+from trio_wskit._core.publishing import PublishEnvelope, PublishErrorCode, PublishResult
+from trio_wskit._core.schema import spec_of
+from trio_wskit.errors import PayloadInvalid, PubSubError
+from trio_wskit.pubsub._desk import Desk
+from trio_wskit.pubsub._hub import Hub
+
+if TYPE_CHECKING:
+    from trio_wskit._router import Hooks
+    from trio_wskit._session import Session
+
+__all__ = ["Publisher"]
+
+_LOCAL_META: Final = "excludeClientId"  # ws-kit's servers tell one another by it; no client may see it
+
+
+@final
+class Publisher:
+    """The way to publish, the same for `Context`, `Session` and `App`.
+
+    Args:
+        hub: local fan-out and the driver.
+        desk: rules and policy.
+        hooks: whose observers are told.
+        wall_clock: gives seconds since 1970.
+        is_open: False when the app is not open, or no more.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        desk: Desk,
+        hooks: Callable[[], Hooks],
+        wall_clock: Callable[[], float],
+        is_open: Callable[[], bool],
+    ) -> None:
+        self._hub = hub
+        self._desk = desk
+        self._hooks = hooks
+        self._wall_clock = wall_clock
+        self._is_open = is_open
+
+    async def publish(
+        self,
+        topic: str,
+        message: object,
+        *,
+        client: Session | None = None,
+        exclude: str | None = None,
+        partition_key: str | None = None,
+        meta: Mapping[str, Any] | None = None,
+    ) -> PublishResult:
+        """Publish, and tell the observers what came of it; see `App.publish`. Never raises for a run-time condition.
+
+        Args:
+            topic: where to.
+            message: an instance of a message class.
+            client: in whose name; None for the app's own.
+            exclude: the client id that shall not get it.
+            partition_key: for the driver.
+            meta: further meta.
+
+        Raises:
+            ConfigError: `message` is not an instance of a message class.
+
+        Cancelled: nothing is delivered here.
+        """
+        spec = spec_of(type(message))
+        full_meta: dict[str, Any] = {"timestamp": int(self._wall_clock() * 1000)}
+        if meta:
+            full_meta.update(meta)
+            full_meta.pop(_LOCAL_META, None)
+        desk = self._desk
+        name = desk.normalise(topic)
+        envelope = PublishEnvelope(name, spec.type, None, full_meta, exclude, partition_key)
+        result = self._refused(name)
+        if result is None and desk.policy.authorise_publish is not None:
+            result = await self._forbidden(client, name, message)
+        if result is None:
+            try:
+                encoded = spec.encode(message, full_meta)
+            except PayloadInvalid as invalid:
+                result = PublishResult.failure("VALIDATION", invalid, invalid.details)
+            else:
+                limit = desk.rules.max_message_bytes
+                if len(encoded) > limit:
+                    result = _failure("PAYLOAD_TOO_LARGE", None, observed=len(encoded), limit=limit)
+                else:
+                    result = await self._hub.publish(envelope, encoded)
+        for observer in self._hooks().observers:
+            observer.published(envelope, result)
+        return result
+
+    def _refused(self, topic: str) -> PublishResult | None:
+        if not self._is_open():
+            return _failure("STATE", None, why="the app is not open")
+        if "*" in topic:
+            return _failure("UNSUPPORTED", None, why="nobody can publish to a pattern", topic=topic)
+        try:
+            self._desk.rules.check(topic)
+        except PubSubError as invalid:
+            return PublishResult.failure("VALIDATION", invalid, invalid.details)
+        return None
+
+    async def _forbidden(self, client: Session | None, topic: str, message: object) -> PublishResult | None:
+        authorise = self._desk.policy.authorise_publish
+        assert authorise is not None
+        cause: Exception | None = None
+        try:
+            if await authorise(client, topic, message):
+                return None
+        except Exception as error:
+            cause = error
+        return _failure("ACL_PUBLISH", cause, topic=topic)
+
+
+def _failure(code: PublishErrorCode, cause: Exception | None, **details: Any) -> PublishResult:
+    return PublishResult.failure(code, cause, details)
