@@ -65,22 +65,32 @@ class _Pipe(Generic[T]):
         while not self.put_nowait(item):
             await self._room.park()
 
-    async def get_batch(self) -> list[T]:
-        await trio.lowlevel.checkpoint_if_cancelled()
-        while True:
-            now = trio.current_time()
-            if self._items and self._items[0][0] <= now:
-                batch: list[T] = []
-                while self._items and self._items[0][0] <= now:
-                    batch.append(self._items.popleft()[1])
-                self._bytes -= sum(map(self._size, batch))
-                self._room.unpark_all()
-                await trio.lowlevel.cancel_shielded_checkpoint()
-                return batch
-            if not self._items:
-                self.check()
+    async def arrived(self) -> None:
+        """Wait until there is something to take, or nothing will come any more."""
+        while not (self._items and self._items[0][0] <= trio.current_time()):
+            if not self._items and self.broken is not None:
+                return
             with trio.move_on_at(self._items[0][0] if self._items else math.inf):
                 await self._arrivals.park()
+
+    def take(self) -> list[T]:
+        """All that has arrived; raises where nothing will come any more."""
+        now = trio.current_time()
+        batch: list[T] = []
+        while self._items and self._items[0][0] <= now:
+            batch.append(self._items.popleft()[1])
+        if not batch and not self._items:
+            self.check()
+        self._bytes -= sum(map(self._size, batch))
+        self._room.unpark_all()
+        return batch
+
+    async def get_batch(self) -> list[T]:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        await self.arrived()
+        batch = self.take()
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        return batch
 
     def break_off(self, code: int, reason: str, *, forget: bool) -> None:
         if self.broken is None:
@@ -183,10 +193,13 @@ class MemoryPeer:
 
     async def receive(self) -> str:
         """Wait for the next message. Raises ConnectionClosed with the server's code after the last one."""
-        await self._transport.reading.wait()
-        while not self._received:
-            self._received.extend(map(payload_of, await self._outbound.get_batch()))
-        return self._received.popleft().decode()
+        while True:
+            await self._transport.reading.wait()
+            if self._received:
+                return self._received.popleft().decode()
+            await self._outbound.arrived()
+            if self._transport.reading.is_set():  # else it has stalled meanwhile, and takes nothing
+                self._received.extend(map(payload_of, self._outbound.take()))
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Close cleanly: the server first gets what was sent before."""
@@ -198,18 +211,20 @@ class MemoryPeer:
         """Break the link: both ends see 1006 at once, and what was on its way is lost."""
         self._inbound.break_off(1006, "", forget=True)
         self._outbound.break_off(1006, "", forget=True)
+        self._received.clear()
         self._transport.reading.set()
 
     def stall(self) -> None:
-        """Stop reading, and answer neither ping nor close."""
-        self._transport.reading = trio.Event()
+        """Stop reading, and answer neither ping nor close, until `resume`; a `receive` that waits goes on waiting."""
+        if self._transport.reading.is_set():  # who waits for it already waits on
+            self._transport.reading = trio.Event()
 
     def resume(self) -> None:
         """Read again."""
         self._transport.reading.set()
 
     def delay(self, seconds: float) -> None:
-        """From now on everything takes so long in each direction."""
+        """From now on every message takes so long in each direction, and a ping and its pong; a close comes behind."""
         self._inbound.delay = self._outbound.delay = seconds
 
     def drop(self, count: int) -> None:
