@@ -199,7 +199,7 @@ class Router:
         unless it has an attribute ``stage = "envelope"``: then before, and must not read ``ctx.payload``.
         Returns its argument, so that it can be a decorator.
         """
-        _check_async(middleware, "middleware")
+        _check_middleware(middleware)
         self._middleware.append(middleware)
         return middleware
 
@@ -286,6 +286,9 @@ class Router:
         Returns:
             A function that ends the watching; a second call of it does nothing.
         """
+        for watch in (on_open, on_close, on_error, on_publish):
+            if watch is not None:
+                _check_plain(watch, "an observer")
         observer = Observer(on_open=on_open, on_close=on_close, on_error=on_error, on_publish=on_publish)
         observers = self.hooks.observers
         self.hooks.observers = [*observers, observer]
@@ -334,7 +337,7 @@ class RouteBuilder(Generic[M]):
 
     def use(self, middleware: Middleware) -> RouteBuilder[M]:
         """Run this around the handler, inside the router's own middleware."""
-        _check_async(middleware, "middleware")
+        _check_middleware(middleware)
         return RouteBuilder(self._router, self._message, (*self._middleware, middleware), self._options)
 
     def on(self, handler: EventHandler[M]) -> EventHandler[M]:
@@ -357,6 +360,13 @@ def _is_async(function: object) -> bool:
 def _check_async(function: object, what: str) -> None:
     if not _is_async(function):
         raise ConfigError(f"{what} must be an async function, not {function!r}")
+
+
+def _check_middleware(middleware: object) -> None:
+    _check_async(middleware, "middleware")
+    stage = getattr(middleware, "stage", "message")
+    if stage not in ("envelope", "message"):
+        raise ConfigError(f"the stage of middleware is 'envelope' or 'message', not {stage!r}")
 
 
 def _check_plain(function: object, what: str) -> None:
