@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from trio_wskit._core.topics import MAX_TOPIC_LENGTH, TopicIndex, check_topic
-from trio_wskit.errors import PubSubError
+from trio_wskit._core.topics import MAX_TOPIC_LENGTH, TopicIndex, TopicRules, check_topic
+from trio_wskit.errors import ConfigError, PubSubError
 
 
 @pytest.mark.parametrize("topic", ["room:1", "A", "a/b.c-d_e", "0", "x" * MAX_TOPIC_LENGTH])
@@ -111,3 +112,50 @@ class IndexMachine(RuleBasedStateMachine):
 
 
 TestIndexMachine = IndexMachine.TestCase
+
+
+def test_the_rules_of_an_app_are_bounds_and_a_pattern_that_may_be_text() -> None:
+    TopicRules().check("room:1")
+    rules = TopicRules(pattern="[ü*]+", max_length=3, max_per_connection=None, max_subscribers=5)
+    rules.check("üüü")
+    with pytest.raises(PubSubError) as caught:
+        rules.check("ü*")  # a star makes a pattern, whatever the rules say
+    assert caught.value.details == {"reason": "INVALID_TOPIC", "why": "pattern"}
+    with pytest.raises(PubSubError) as caught:
+        rules.check("üüüü")
+    assert caught.value.details["why"] == "length"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"pattern": "["},
+        {"max_length": 0},
+        {"max_per_connection": 0},
+        {"max_subscribers": True},
+        {"max_message_bytes": 1.5},
+        {"max_publishing": -1},
+    ],
+)
+def test_rules_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="TopicRules"):
+        TopicRules(**options)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "fault", "why"),
+    [
+        ("room:*", None, None),
+        ("r m:*", None, "pattern"),
+        ("room:a*", "no", "pattern"),
+        ("*" * 200, "no", "length"),
+        ("room:" * 30 + "*", None, "length"),
+    ],
+)
+def test_a_pattern_keeps_the_rules_in_its_plain_parts(pattern: str, fault: str | None, why: str | None) -> None:
+    if why is None:
+        TopicRules().check_pattern(pattern, fault)
+        return
+    with pytest.raises(PubSubError) as caught:
+        TopicRules().check_pattern(pattern, fault)
+    assert caught.value.details["why"] == why

@@ -105,15 +105,17 @@ class SubscriptionIndex:
         del clients[client_id]
         if not clients:
             del self._patterns[name]
-            self._prune(self._root, name.removesuffix("**").removesuffix(":").split(":"))
+            path = name.split(":")
+            if path[-1] == "**":
+                path.pop()
+            self._prune(self._root, path)
         return True
 
     def _prune(self, node: _Node, path: list[str]) -> None:
-        child = node.children.get(path[0])
-        if child is None:
-            return  # the pattern is ** alone
-        if len(path) > 1:
-            self._prune(child, path[1:])
+        if not path:
+            return
+        child = node.children[path[0]]
+        self._prune(child, path[1:])
         if child.is_empty():
             del node.children[path[0]]
 
