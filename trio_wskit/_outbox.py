@@ -71,15 +71,19 @@ class Flusher:
                 if not self._dirty:
                     self._parked = trio.lowlevel.current_task()
                     await trio.lowlevel.wait_task_rescheduled(self._stop_waiting)
-                dirty, self._dirty = self._dirty, []
-                for done, outbox in enumerate(dirty, 1):
-                    try:
-                        outbox.flush()
-                    except Exception:  # a transport's bug: one connection's failure touches no other
-                        logger.exception("a transport failed")
-                        outbox.abort()
-                    if done % _FLUSHES_PER_PASS == 0:
-                        await trio.lowlevel.checkpoint()
+                await self._flush_all()
+
+    async def _flush_all(self) -> None:
+        # A function of its own: while nothing is to be done, no connection that is gone shall be kept by a variable.
+        dirty, self._dirty = self._dirty, []
+        for done, outbox in enumerate(dirty, 1):
+            try:
+                outbox.flush()
+            except Exception:  # a transport's bug: one connection's failure touches no other
+                logger.exception("a transport failed")
+                outbox.abort()
+            if done % _FLUSHES_PER_PASS == 0:
+                await trio.lowlevel.checkpoint()
 
     def stop(self) -> None:
         """End `run`."""
