@@ -740,6 +740,35 @@ async def test_a_child_of_a_handler_that_fails_when_it_is_cancelled_ends_no_conn
         assert client.session.close_code == (1000 if how == "disconnect" else None)
 
 
+async def test_a_child_of_an_events_handler_that_fails_when_its_client_leaves_is_told_and_the_rest_is_served(
+    autojump_clock: MockClock,
+) -> None:
+    router = Router()
+    log: list[str] = []
+
+    async def child() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise KeyError("while cleaning up")
+
+    @router.on(Say)
+    async def say(ctx: Context[Say]) -> None:
+        log.append(ctx.payload.text)
+        if ctx.payload.text == "a":
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(child)
+                await trio.sleep_forever()
+
+    async with open_house(router) as house:
+        client = await house.connect()
+        client.say("a", "b")
+        await settle()
+        await client.leave()
+        assert log == ["a", "b"]
+        assert house.logged() == [f"the handler of 'SAY' failed for client {client.client_id}"]
+
+
 async def test_an_abort_is_served_while_a_serial_handler_blocks(autojump_clock: MockClock) -> None:
     log: list[str] = []
     router = slow_calls(log)
