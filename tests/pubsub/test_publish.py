@@ -19,6 +19,9 @@ class Number:
     n: int = 0
 
 
+WRONG: Any = "x"
+
+
 async def _no(*_: object) -> bool:
     return False
 
@@ -30,8 +33,25 @@ def _failed(error: Exception) -> ScriptedDriver:
     return driver
 
 
+def _bad_name(topic: str) -> str:
+    raise KeyError(topic)
+
+
 FAILURES: dict[PublishErrorCode, list[tuple[dict[str, Any], str, object]]] = {
-    "VALIDATION": [({}, "t", Number("x")), ({}, "no!", Said()), ({}, "", Said()), ({}, "t" * 129, Said())],  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    "VALIDATION": [
+        (
+            {
+                "pubsub": ScriptedDriver(),
+                "policy": PubSubPolicy(normalise=lambda name: name if name == "t" else _bad_name(name)),
+            },
+            "u",
+            Said(),
+        ),
+        ({}, "t", Number(WRONG)),
+        ({}, "no!", Said()),
+        ({}, "", Said()),
+        ({}, "t" * 129, Said()),
+    ],
     "ACL_PUBLISH": [({"policy": PubSubPolicy(authorise_publish=_no)}, "t", Said())],
     "PAYLOAD_TOO_LARGE": [({"topics": TopicRules(max_message_bytes=100)}, "t", Said("x" * 100))],
     "UNSUPPORTED": [({}, "room:*", Said()), ({}, TopicPattern("**"), Said())],

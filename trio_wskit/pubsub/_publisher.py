@@ -77,9 +77,15 @@ class Publisher:
             full_meta.update(meta)
             full_meta.pop(_LOCAL_META, None)
         desk = self._desk
-        name = desk.normalise(topic)
+        result: PublishResult | None = None
+        name = topic
+        try:
+            name = desk.normalise(topic)
+        except Exception as cause:  # the application's; it may refuse a name, too
+            result = _failure("VALIDATION", cause, topic=topic)
         envelope = PublishEnvelope(name, spec.type, None, full_meta, exclude, partition_key)
-        result = self._refused(name)
+        if result is None:
+            result = self._refused(name)
         if result is None and desk.policy.authorise_publish is not None:
             result = await self._forbidden(client, name, message)
         if result is None:
