@@ -5,15 +5,16 @@ from __future__ import annotations
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from functools import partial
 from typing import Any, TypeVar, cast, final, overload
 
 import attrs
 import trio
 
 from trio_wskit._core.backoff import RetryBudget
-from trio_wskit._core.envelope import ABORT, RESERVED_META
+from trio_wskit._core.envelope import ABORT, ABSENT, RESERVED_META, Envelope, is_reserved
 from trio_wskit._core.frames import text_frame
-from trio_wskit._core.json_text import dumps
+from trio_wskit._core.json_text import dumps, is_json
 from trio_wskit._core.options import Limits
 from trio_wskit._core.schema import MessageSpec, Rpc, spec_of
 from trio_wskit.client._calls import ClientCall, wait_for_reply
@@ -25,7 +26,7 @@ from trio_wskit.client._requests import Pending, Requests
 from trio_wskit.client._retry import Retry
 from trio_wskit.client._streams import Bell, Overflow, Stream, again
 from trio_wskit.client._subscriptions import Gap, Subscribe, Subscriptions, Unsubscribe
-from trio_wskit.errors import ConfigError, ConnectionClosed, ServerError, TrioWskitError
+from trio_wskit.errors import ConfigError, ConnectionClosed, PayloadInvalid, ServerError, TrioWskitError
 
 __all__ = ["Client", "ClientStats"]
 
@@ -62,6 +63,38 @@ class ClientStats:
     unhandled: int
     refused: int
     retries: int
+
+
+@final
+@attrs.frozen
+class RawMessage:
+    """A message that has no class."""
+
+    type: str
+    payload: Any
+
+    def __attrs_post_init__(self) -> None:
+        if not self.type or is_reserved(self.type):
+            raise ConfigError(f'a message type is not empty, and does not start with "__" or "$": {self.type!r}')
+
+    def encode(self, meta: dict[str, Any]) -> bytes:
+        """See `MessageSpec.encode`."""
+        envelope: dict[str, Any] = {"type": self.type, "meta": meta}
+        if self.payload is not ABSENT:
+            envelope["payload"] = self.payload
+        if not is_json(envelope):
+            raise PayloadInvalid(self.type, [{"path": "", "message": "expected JSON"}])
+        return dumps(envelope)
+
+
+def _compiled(message: object) -> tuple[Callable[[dict[str, Any]], bytes], MessageSpec | None]:
+    """How a request is written, and what answers it; None for anything."""
+    if isinstance(message, RawMessage):
+        return message.encode, None
+    spec = spec_of(type(message))
+    if spec.reply is None:
+        raise ConfigError(f"{spec.cls.__qualname__} is no request: give it a reply: class …(Rpc[Reply])")
+    return partial(spec.encode, message), spec.reply
 
 
 @final
@@ -299,6 +332,26 @@ class Client:
         finally:
             self._let_go(pending, outgoing)
 
+    async def send_json(self, type_name: str, payload: Any = ABSENT, *, meta: Meta | None = None) -> None:
+        """As `send`, for a message that has no class here, as a tool needs it.
+
+        Args:
+            type_name: its type on the wire.
+            payload: JSON values; by default there is none.
+            meta: further meta.
+
+        Raises:
+            ConfigError: the type is empty or reserved.
+            PayloadInvalid: the payload or the meta is not JSON.
+        """
+        frame = text_frame(RawMessage(type_name, payload).encode(self._meta(meta)))
+        await self._submit(Outgoing(lambda _: frame))
+
+    async def request_json(self, type_name: str, payload: Any = ABSENT, *, meta: Meta | None = None) -> Envelope:
+        """As `request`, for a request that has no class here: whatever answers it is the reply, as it came."""
+        reply: Envelope = await self._request_once(RawMessage(type_name, payload), meta, None, None)
+        return reply
+
     @overload
     def call(
         self,
@@ -384,11 +437,9 @@ class Client:
     ) -> tuple[Pending, Outgoing]:
         """Make a request, and register it."""
         self._life.check()
-        spec = spec_of(type(message))
-        if spec.reply is None:
-            raise ConfigError(f"{spec.cls.__qualname__} is no request: give it a reply: class …(Rpc[Reply])")
+        encode_with, reply = _compiled(message)
         over_at = min(deadline, trio.current_effective_deadline())
-        pending = self._requests.open(spec.reply, correlation_id, progress=stream)
+        pending = self._requests.open(reply, correlation_id, progress=stream)
 
         def encode(meta_keys: frozenset[str]) -> bytes:
             full_meta = self._meta(meta)
@@ -398,7 +449,7 @@ class Client:
             takes = "timeoutms" in meta_keys if self._send_deadlines is None else self._send_deadlines
             if takes:
                 full_meta["timeoutMs"] = max(1, round((over_at - trio.current_time()) * 1000))
-            return text_frame(spec.encode(message, full_meta))
+            return text_frame(encode_with(full_meta))
 
         def dropped(error: Exception) -> None:
             self._requests.settle(pending, error=error)

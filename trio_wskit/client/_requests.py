@@ -43,7 +43,7 @@ class Pending:
     def __init__(
         self,
         id: str,  # noqa: A002 - the protocol's word
-        reply_spec: MessageSpec,
+        reply_spec: MessageSpec | None,
         progress: Stream[Any] | None = None,
         on_settled: Callable[[Pending], None] | None = None,
     ) -> None:
@@ -100,14 +100,14 @@ class Requests:
 
     def open(
         self,
-        reply: MessageSpec,
+        reply: MessageSpec | None,
         correlation_id: str | None = None,
         *,
         progress: Stream[Any] | None = None,
         on_settled: Callable[[Pending], None] | None = None,
         is_limited: bool = True,
     ) -> Pending:
-        """Make a request; unless `is_limited`, whatever their number.
+        """Make a request; unless `is_limited`, whatever their number. Without `reply`, any envelope is one.
 
         Raises:
             WsKitError: RESOURCE_EXHAUSTED: there are too many; ALREADY_EXISTS: there is one with this id.
@@ -159,22 +159,23 @@ class Requests:
                 pending.progress.put(envelope)
             return True
         pending.answered = True
-        if envelope.type == RPC_ERROR or (envelope.type == ERROR and pending.reply_spec.type != ERROR):
+        expected = pending.reply_spec
+        if envelope.type == RPC_ERROR or (envelope.type == ERROR and (expected is None or expected.type != ERROR)):
             self.settle(pending, error=server_error(envelope))
-        elif envelope.type != pending.reply_spec.type:
-            expected = f"expected {pending.reply_spec.type}, got {envelope.type[:100]}"
-            self.settle(
-                pending, error=ValidationError(pending.reply_spec.type, [{"path": "type", "message": expected}])
-            )
+        elif expected is None:
+            self.settle(pending, envelope)
+        elif envelope.type != expected.type:
+            issue = {"path": "type", "message": f"expected {expected.type}, got {envelope.type[:100]}"}
+            self.settle(pending, error=ValidationError(expected.type, [issue]))
         else:
-            self._take_reply(pending, envelope)
+            self._take_reply(pending, expected, envelope)
         return True
 
-    def _take_reply(self, pending: Pending, envelope: Envelope) -> None:
+    def _take_reply(self, pending: Pending, expected: MessageSpec, envelope: Envelope) -> None:
         try:
-            reply = pending.reply_spec.structure(envelope)
+            reply = expected.structure(envelope)
         except PayloadInvalid as invalid:
-            self.settle(pending, error=ValidationError(pending.reply_spec.type, invalid.issues))
+            self.settle(pending, error=ValidationError(expected.type, invalid.issues))
         except Exception as error:  # of a validator of the application: the caller's to see, and not the end of reading
             self.settle(pending, error=error)
         else:
