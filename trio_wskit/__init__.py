@@ -12,9 +12,13 @@ from trio_wskit._core.lanes import concurrent as concurrent
 from trio_wskit._core.lanes import keyed as keyed
 from trio_wskit._core.lanes import serial as serial
 from trio_wskit._core.options import Limits as Limits
+from trio_wskit._core.patterns import TopicPattern as TopicPattern
 from trio_wskit._core.publishing import PublishResult as PublishResult
 from trio_wskit._core.schema import Rpc as Rpc
 from trio_wskit._core.schema import message as message
+from trio_wskit._core.templates import TopicTemplate as TopicTemplate
+from trio_wskit._core.templates import topic as topic
+from trio_wskit._core.topics import TopicRules as TopicRules
 from trio_wskit._idempotency import MemoryIdempotency as MemoryIdempotency
 from trio_wskit._lease import Auth as Auth
 from trio_wskit._lease import AuthLease as AuthLease
@@ -38,3 +42,5 @@ from trio_wskit.errors import ConnectionClosed as ConnectionClosed
 from trio_wskit.errors import PubSubError as PubSubError
 from trio_wskit.errors import Reject as Reject
 from trio_wskit.errors import WsKitError as WsKitError
+from trio_wskit.pubsub._policy import PubSubPolicy as PubSubPolicy
+from trio_wskit.pubsub._topics import TopicChange as TopicChange

@@ -40,9 +40,9 @@ class Desk:
         policy: PubSubPolicy,
         client_of: Callable[[str], Session | None],
     ) -> None:
-        self.driver = driver
-        self.rules = rules
-        self.policy = policy
+        self.driver: PubSubDriver = driver
+        self.rules: TopicRules = rules
+        self.policy: PubSubPolicy = policy
         self._client_of = client_of
         self._subscribers: dict[str, int] = {}  # of each topic; only counted where there is a limit
 
