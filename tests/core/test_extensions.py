@@ -47,16 +47,19 @@ def test_it_is_read_as_websockets_reads_it(value: str) -> None:
     assert ours == theirs or (theirs is None and not ours)
 
 
+AGREED = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
+
+
 @pytest.mark.parametrize(
     ("offer", "answer", "bits"),
     [
-        ("permessage-deflate", DEFLATE_OFFER, 15),
-        ("permessage-deflate; client_max_window_bits", DEFLATE_OFFER, 15),
-        ("permessage-deflate; client_max_window_bits=8", DEFLATE_OFFER, 15),
-        (DEFLATE_OFFER, DEFLATE_OFFER, 15),
-        ("permessage-deflate; server_max_window_bits=15", DEFLATE_OFFER, 15),
-        ("permessage-deflate; server_max_window_bits=9", f"{DEFLATE_OFFER}; server_max_window_bits=9", 9),
-        ("x-other, permessage-deflate; server_max_window_bits=8, permessage-deflate", DEFLATE_OFFER, 15),
+        ("permessage-deflate", AGREED, 15),
+        ("permessage-deflate; client_max_window_bits", AGREED, 15),
+        ("permessage-deflate; client_max_window_bits=8", AGREED, 15),
+        (DEFLATE_OFFER, AGREED, 15),
+        ("permessage-deflate; server_max_window_bits=15", AGREED, 15),
+        ("permessage-deflate; server_max_window_bits=9", f"{AGREED}; server_max_window_bits=9", 9),
+        ("x-other, permessage-deflate; server_max_window_bits=8, permessage-deflate", AGREED, 15),
     ],
 )
 def test_an_offer_is_accepted_without_context_takeover(offer: str, answer: str, bits: int) -> None:
@@ -86,9 +89,10 @@ def test_an_offer_that_cannot_be_followed_is_passed_over(offer: str) -> None:
     ("answer", "bits"),
     [
         ("", None),
-        (DEFLATE_OFFER, 15),
+        (AGREED, 15),
         ("permessage-deflate; server_no_context_takeover", 15),
         ("permessage-deflate; server_no_context_takeover; server_max_window_bits=8", 15),
+        (f"{AGREED}; client_max_window_bits=9", 9),
     ],
 )
 def test_a_client_takes_what_it_offered(answer: str, bits: int | None) -> None:
@@ -99,11 +103,12 @@ def test_a_client_takes_what_it_offered(answer: str, bits: int | None) -> None:
     ("answer", "complaint"),
     [
         ("x-other", "not offered"),
-        (f"{DEFLATE_OFFER}, {DEFLATE_OFFER}", "not offered"),
-        (f"{DEFLATE_OFFER}; server_no_context_takeover", "not offered"),
+        (f"{AGREED}, {AGREED}", "not offered"),
+        (f"{AGREED}; server_no_context_takeover", "not offered"),
         ("permessage-deflate", "did not agree to go without context takeover"),
-        (f"{DEFLATE_OFFER}; client_max_window_bits=10", "client_max_window_bits=10"),
-        (f"{DEFLATE_OFFER}; server_max_window_bits=7", "server_max_window_bits=7"),
+        (f"{AGREED}; client_max_window_bits=8", "client_max_window_bits=8"),
+        (f"{AGREED}; client_max_window_bits", "client_max_window_bits=None"),
+        (f"{AGREED}; server_max_window_bits=7", "server_max_window_bits=7"),
         ("permessage-deflate; server_no_context_takeover=1", "server_no_context_takeover=1"),
     ],
 )

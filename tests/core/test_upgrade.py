@@ -145,6 +145,7 @@ def test_a_subprotocol_that_is_no_token_is_refused() -> None:
         UpgradeRequest(host="h", nonce=NONCE, subprotocols=["a b"]).to_bytes()
 
 
+AGREED = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
 ANSWER = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Accept": ACCEPT}
 
 
@@ -154,7 +155,7 @@ def answer(**changes: str) -> Headers:
 
 def test_a_client_takes_a_good_answer() -> None:
     ours = UpgradeRequest(host="h", nonce=NONCE, subprotocols=["a"], deflate=True)
-    upgrade = ours.check_response(101, answer(Sec_WebSocket_Protocol="a", Sec_WebSocket_Extensions=DEFLATE_OFFER))
+    upgrade = ours.check_response(101, answer(Sec_WebSocket_Protocol="a", Sec_WebSocket_Extensions=AGREED))
     assert (upgrade.subprotocol, upgrade.deflate_window_bits) == ("a", 15)
     assert dict(upgrade.headers)["sec-websocket-accept"] == ACCEPT
     assert ours.check_response(101, answer()).subprotocol is None
@@ -167,7 +168,7 @@ def test_a_client_takes_a_good_answer() -> None:
         (answer(Connection="close"), "does not upgrade"),
         (answer(Sec_WebSocket_Accept="x"), "does not answer our key"),
         (answer(Sec_WebSocket_Protocol="b"), "subprotocol 'b', which was not offered"),
-        (answer(Sec_WebSocket_Extensions=DEFLATE_OFFER), "extension that was not offered"),
+        (answer(Sec_WebSocket_Extensions=AGREED), "extension that was not offered"),
         (answer(Sec_WebSocket_Extensions="a b"), "not a list of extensions"),
     ],
 )

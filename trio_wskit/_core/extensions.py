@@ -18,7 +18,8 @@ __all__ = ["DEFLATE_OFFER", "Extension", "accept_deflate", "agreed_window_bits",
 Extension = tuple[str, list[tuple[str, str | None]]]
 
 _NAME: Final = "permessage-deflate"
-DEFLATE_OFFER: Final = f"{_NAME}; server_no_context_takeover; client_no_context_takeover"
+_ANSWER: Final = f"{_NAME}; server_no_context_takeover; client_no_context_takeover"
+DEFLATE_OFFER: Final = f"{_ANSWER}; client_max_window_bits"
 
 _TOKEN: Final = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _PARAMETER: Final = re.compile(rf'[ \t]*;[ \t]*({_TOKEN})(?:[ \t]*=[ \t]*(?:({_TOKEN})|"({_TOKEN})"))?[ \t]*')
@@ -63,7 +64,7 @@ def accept_deflate(offers: Sequence[Extension]) -> tuple[str, int] | None:
     for name, parameters in offers:
         if name == _NAME and (bits := _offered_window_bits(parameters)) is not None:
             limit = "" if bits == MAX_WINDOW_BITS else f"; server_max_window_bits={bits}"
-            return DEFLATE_OFFER + limit, bits
+            return _ANSWER + limit, bits
     return None
 
 
@@ -84,11 +85,16 @@ def agreed_window_bits(answers: Sequence[Extension]) -> int | None:
         raise ValueError("the server chose an extension that was not offered")
     if "server_no_context_takeover" not in settings:
         raise ValueError("the server did not agree to go without context takeover")
+    bits = MAX_WINDOW_BITS
     for key, value in parameters:
-        flag = key in ("server_no_context_takeover", "client_no_context_takeover") and value is None
-        if not flag and not (key == "server_max_window_bits" and value in {"8", *_WINDOW_BITS}):
+        if key == "client_max_window_bits" and value in _WINDOW_BITS:
+            bits = _WINDOW_BITS[value]
+        elif not (
+            (key in ("server_no_context_takeover", "client_no_context_takeover") and value is None)
+            or (key == "server_max_window_bits" and value in {"8", *_WINDOW_BITS})
+        ):
             raise ValueError(f"the server chose {key}={value} for permessage-deflate, which was not offered")
-    return MAX_WINDOW_BITS
+    return bits
 
 
 def _offered_window_bits(parameters: Sequence[tuple[str, str | None]]) -> int | None:
