@@ -355,6 +355,19 @@ async def test_an_app_refuses_a_policy_that_nobody_knows() -> None:
         App(Router(), overflow=unknown)
 
 
+async def test_who_is_just_being_closed_neither_gets_anything_nor_counts_as_slow(autojump_clock: MockClock) -> None:
+    async with open_house() as house:
+        client = await subscriber(house)
+        client.peer.stall()
+        house.nursery.start_soon(client.session.close, 3000)
+        await settle()
+        result = await house.app.publish("t", Said("too late"))
+        assert (result.ok, result.delivered, result.dropped) == (True, 0, 0)
+        client.peer.resume()
+        assert await client.texts() == []
+        assert client.session.close_code == 3000
+
+
 # --- what can go wrong -----------------------------------------------------------------------------------------------
 
 
@@ -378,7 +391,7 @@ async def test_a_failure_that_the_driver_returns_is_the_publishers(autojump_cloc
     driver = ScriptedDriver()
     async with open_house(pubsub=driver) as house:
         client = await subscriber(house)
-        driver.answer = PublishResult.failure("BACKPRESSURE", details={"queued": 5})
+        driver.answer = PublishResult(ok=False, error="BACKPRESSURE", retryable=True, matched_local=1)
         assert await house.app.publish("t", Said("lost")) is driver.answer
         assert await client.texts() == []
 
