@@ -7,7 +7,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from tests.sessions import Client, House, Say, open_house, raw, settle
+from tests.sessions import Client, House, Said, Say, open_house, raw, settle
 from trio_wskit import ConnectionClosed, Context, Limits, Router
 
 
@@ -225,3 +225,50 @@ async def test_who_has_left_is_not_pinged(autojump_clock: MockClock) -> None:
         await trio.sleep(3)
         assert len(house.app.sessions) == 1
         assert pings == []
+
+
+async def test_a_dead_peer_is_found_while_a_handler_is_stuck_in_a_send(autojump_clock: MockClock) -> None:
+    router = Router()
+
+    @router.on(Say)
+    async def say(ctx: Context[Say]) -> None:
+        for _ in range(10):
+            await ctx.send(Said("x" * 100))
+
+    limits = Limits(ping_interval=8, ping_timeout=3, outbox_messages=1, write_timeout=math.inf)
+    async with open_house(router, limits=limits) as house:
+        client = await house.connect(capacity=100)
+        client.peer.stall()
+        client.say("")
+        with trio.fail_after(100):
+            await client.served.wait()
+        assert trio.current_time() == 11
+
+
+async def test_once_the_server_reads_again_a_missing_pong_counts(autojump_clock: MockClock) -> None:
+    limits = Limits(ping_interval=8, ping_timeout=3, max_waiting_batches=1)
+    async with open_house(slow_router(), limits=limits) as house:
+        client = await held_back(house)
+        pings = count_pings(client)
+        client.peer.stall()
+        with trio.fail_after(200):
+            await client.served.wait()
+        assert pings == [56]
+        assert trio.current_time() == 59
+
+
+async def test_a_ping_costs_a_task_only_until_it_is_answered_and_an_app_that_ends_waits_for_none(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_house(limits=Limits(ping_interval=8, ping_timeout=3)) as house:
+        clients = [await house.connect() for _ in range(3)]
+        idle = house.tasks
+        for client in clients:
+            client.peer.delay(0.25)
+        await trio.sleep(8.25)
+        assert house.tasks == idle + 3
+        await trio.sleep(0.5)
+        assert house.tasks == idle
+        clients[0].peer.stall()
+        await trio.sleep(8)
+    assert trio.current_time() == 16.75
