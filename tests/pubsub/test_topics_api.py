@@ -429,6 +429,15 @@ async def test_who_leaves_in_the_middle_of_a_batch_has_nothing_left(autojump_clo
     await topics.unsubscribe("z")
 
 
+async def test_a_driver_that_hangs_at_the_end_does_not_keep_the_places(autojump_clock: MockClock) -> None:
+    topics, driver = await having("a", "b", max_subscribers=1)
+    driver.pause = 10
+    with trio.move_on_after(5):
+        await topics.close()
+    assert list(topics) == []
+    assert inside(topics)._desk._subscribers == {}
+
+
 async def test_a_large_batch_lets_others_run() -> None:
     topics, driver = await having()
     passes = 0

@@ -255,7 +255,8 @@ class Topics(AbstractSet[str]):
     async def close(self) -> None:
         """Leave every topic, even where the driver fails for one of them, and take no new one.
 
-        It does not wait for what is in flight: that finds the client gone, and undoes itself.
+        It does not wait for what is in flight: that finds the client gone, and undoes itself. Cancelled: the client has
+        left all the same, and the driver was not told of every topic.
         """
         self._closed = True
         state = self._state
@@ -263,16 +264,18 @@ class Topics(AbstractSet[str]):
             return
         names = tuple(state.names)
         errors: list[Exception] = []
-        for topic in dict.fromkeys((*names, *(state.doubtful or ()))):
-            try:
-                await self._desk.driver.unsubscribe(self._client_id, topic)
-            except Exception as error:
-                errors.append(error)
-        left = [topic for topic in names if topic in state.names]  # what was in flight may have ended meanwhile
-        state.names = {}
-        state.doubtful = None
-        self._desk.free_places(left)
-        self._desk.tell(self._client_id, (), left)
+        try:
+            for topic in dict.fromkeys((*names, *(state.doubtful or ()))):
+                try:
+                    await self._desk.driver.unsubscribe(self._client_id, topic)
+                except Exception as error:
+                    errors.append(error)
+        finally:
+            left = [topic for topic in names if topic in state.names]  # what was in flight may have ended meanwhile
+            state.names = {}
+            state.doubtful = None
+            self._desk.free_places(left)
+            self._desk.tell(self._client_id, (), left)
         if errors:
             raise PubSubError("ADAPTER_ERROR", "the driver did not let go of every topic") from errors[0]
 
