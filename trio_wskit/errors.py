@@ -137,9 +137,7 @@ class WsKitError(TrioWskitError):
         self.message = message
         self.details: Mapping[str, Any] = details or {}
         self.retryable = retryable
-        self.retry_after: float | None = (
-            retry_after if retry_after is not None or rule is None else rule.retry_after
-        )
+        self.retry_after: float | None = retry_after if retry_after is not None or rule is None else rule.retry_after
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}"

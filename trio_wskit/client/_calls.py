@@ -96,7 +96,7 @@ class ClientCall(Generic[R_co, P]):
         self, requests: Requests, pending: Pending, stream: Stream[Envelope], spec: MessageSpec | None, deadline: float
     ) -> None:
         self.progress: Progress[P] = Progress(stream, spec, deadline)
-        self.correlation_id = pending.id
+        self.correlation_id: str = pending.id
         self._reply: _Reply[R_co] = _Reply(requests, pending, deadline)
 
     @property

@@ -118,9 +118,9 @@ class Client:
         self._send_deadlines = send_deadlines
         self._wall_clock = wall_clock
         self._randomness = randomness
-        self.bell = Bell()
+        self.bell: Bell = Bell()
         self._requests = Requests(max_pending, self.bell.ring)
-        self.receiver = Receiver(self._requests, self.bell, handler_capacity)
+        self.receiver: Receiver = Receiver(self._requests, self.bell, handler_capacity)
         self._queue = OfflineQueue(queue, self.receiver.failed)
         self._subscriptions = Subscriptions(self)
         self._budget = RetryBudget()

@@ -100,9 +100,9 @@ class Lifecycle:
         self.state: State = "connecting"
         self.link: Link | None = None  # while the state is open
         self.closed: ConnectionClosed | None = None  # once the state is closed
-        self.gave_up = False
-        self.attempts = 0
-        self.connects = 0
+        self.gave_up: bool = False
+        self.attempts: int = 0
+        self.connects: int = 0
         self._label = label
         self._connect = connect
         self._handshake = handshake

@@ -12,7 +12,7 @@ import trio
 from trio_wskit._connection import Connection
 from trio_wskit._core.envelope import Envelope
 from trio_wskit._core.options import Limits
-from trio_wskit._outbox import Flusher, Frame
+from trio_wskit._outbox import Flusher, Frame, Outbox
 from trio_wskit.client._auth import Credentials
 from trio_wskit.client._connect import Opened
 from trio_wskit.client._streams import Bell
@@ -51,14 +51,13 @@ class Link:
         on_lost: Callable[[Link], None],
         on_refused: Callable[[Exception], None],
     ) -> None:
-        self.meta_keys = frozenset(opened.headers.tokens("x-wskit-meta"))
-        self.client_id = opened.headers.get("x-client-id")
-        self.subprotocol = opened.subprotocol
+        self.meta_keys: frozenset[str] = frozenset(opened.headers.tokens("x-wskit-meta"))
+        self.client_id: str | None = opened.headers.get("x-client-id")
+        self.subprotocol: str | None = opened.subprotocol
         self.latency: float | None = None
         self.closed: ConnectionClosed | None = None
-        self.opened_at = trio.current_time()
-        self.connection = Connection(opened.transport, limits, flusher, nursery, self, client=True)
-        self.outbox = self.connection.outbox
+        self.connection: Connection = Connection(opened.transport, limits, flusher, nursery, self, client=True)
+        self.outbox: Outbox = self.connection.outbox
         self._nursery = nursery
         self._backlog: deque[Frame] = deque()
         self._caught_up = Bell()

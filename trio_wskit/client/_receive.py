@@ -66,8 +66,8 @@ class Receiver:
     """
 
     def __init__(self, requests: Requests, bell: Bell, handler_capacity: int) -> None:
-        self.unhandled = 0
-        self.refused = 0
+        self.unhandled: int = 0
+        self.refused: int = 0
         self.on_unhandled: list[UnhandledHook] = []
         self.on_error: list[ErrorHook] = []
         self._requests = requests

@@ -47,11 +47,11 @@ class Pending:
         progress: Stream[Any] | None = None,
         on_settled: Callable[[Pending], None] | None = None,
     ) -> None:
-        self.id = id
-        self.reply_spec = reply_spec
-        self.progress = progress
-        self.on_settled = on_settled
-        self.answered = False
+        self.id: str = id
+        self.reply_spec: MessageSpec | None = reply_spec
+        self.progress: Stream[Any] | None = progress
+        self.on_settled: Callable[[Pending], None] | None = on_settled
+        self.answered: bool = False
         self.sent_on: object | None = None
         self.reply: Any = None
         self.error: Exception | None = None
@@ -89,7 +89,7 @@ class Requests:
     """
 
     def __init__(self, limit: int, on_change: Callable[[], None]) -> None:
-        self.late = 0
+        self.late: int = 0
         self._limit = limit
         self._on_change = on_change
         self._pending: dict[str, Pending] = {}

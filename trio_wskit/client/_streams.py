@@ -80,7 +80,7 @@ class Stream(trio.abc.ReceiveChannel[T], Generic[T]):
         gap: Callable[[int], T] | None = None,
     ) -> None:
         check_bounds(capacity, overflow)
-        self.dropped = 0
+        self.dropped: int = 0
         self.capacity: Final = capacity
         self.overflow: Final = overflow
         self._items: deque[T] = deque()
