@@ -31,7 +31,7 @@ from trio_wskit._router import Router
 from trio_wskit._session import LimitExceeded, Services, Session
 from trio_wskit._work import Drain, DrainReport, Work
 from trio_wskit.abc import IdempotencyStore, PubSubDriver, Transport
-from trio_wskit.errors import ConfigError, ConnectionClosed, Reject
+from trio_wskit.errors import ConfigError, ConnectionClosed, PubSubError, Reject
 from trio_wskit.pubsub._desk import Desk
 from trio_wskit.pubsub._hub import Hub
 from trio_wskit.pubsub._policy import PubSubPolicy
@@ -454,6 +454,27 @@ class App:
         with trio.move_on_after(self.limits.close_timeout):  # cancelled, it aborts
             with suppress(ConnectionClosed):
                 await transport.aclose(code, reason)
+
+    async def invalidate(self, client_id: str) -> tuple[str, ...]:
+        """Ask the policy about a client's topics again, because its rights have changed.
+
+        What it may not have any more is unsubscribed, and the client is told: an ERROR with PERMISSION_DENIED whose
+        details have ``reason`` ACL_SUBSCRIBE and the ``topics``.
+
+        Returns:
+            The topics that are gone; nothing for a client who is not there.
+
+        Raises, Cancelled: as `Topics.recheck`.
+        """
+        session = self._sessions.get(client_id)
+        if session is None:
+            await trio.lowlevel.checkpoint()
+            return ()
+        revoked = await session.topics.recheck()
+        if revoked:
+            details = {"topics": list(revoked)}
+            session.refuse(PubSubError("ACL_SUBSCRIBE", "no right to these topics any more", details), None)
+        return revoked
 
     async def publish(
         self,

@@ -595,3 +595,23 @@ async def test_who_leaves_while_it_is_authorised_is_not_subscribed(autojump_cloc
             nursery.start_soon(refused, client.session.topics.subscribe_many(["a", "b"]), "CONNECTION_CLOSED")
             await settle()
             await client.leave()
+
+
+async def test_topics_whose_right_is_gone_are_removed_and_the_client_is_told(autojump_clock: MockClock) -> None:
+    forbidden: set[str] = set()
+
+    async def may(_: object, name: str) -> bool:
+        return name not in forbidden
+
+    async with open_house(policy=PubSubPolicy(authorise_subscribe=may)) as house:
+        client = await house.connect()
+        assert await house.app.invalidate(client.client_id) == ()
+        await client.session.topics.subscribe_many(["a", "b", "c"])
+        assert await house.app.invalidate(client.client_id) == ()
+        forbidden |= {"a", "c"}
+        assert await house.app.invalidate(client.client_id) == ("a", "c")
+        assert list(client.session.topics) == ["b"]
+        (told,) = await client.heard()
+        assert (told["type"], told["payload"]["code"]) == ("ERROR", "PERMISSION_DENIED")
+        assert told["payload"]["details"] == {"reason": "ACL_SUBSCRIBE", "topics": ["a", "c"]}
+        assert await house.app.invalidate("nobody") == ()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, final
 from trio_wskit._core.patterns import TopicPattern, pattern_fault
 from trio_wskit._core.topics import TopicRules
 from trio_wskit.abc import PubSubDriver
-from trio_wskit.errors import PubSubError
+from trio_wskit.errors import PubSubError, WsKitError
 from trio_wskit.pubsub._policy import PubSubPolicy
 
 if TYPE_CHECKING:
@@ -81,6 +81,16 @@ class Desk:
                 raise PubSubError("CONNECTION_CLOSED", "the client has left")
             if not await allows(client, topic):
                 raise PubSubError("ACL_SUBSCRIBE", f"no right to subscribe to {topic!r}", {"topic": topic})
+
+    async def revoked(self, client_id: str, topics: Iterable[str]) -> list[str]:
+        """Those of the topics to which the client may not subscribe any more."""
+        refused: list[str] = []
+        for topic in topics:
+            try:
+                await self.authorise(client_id, (topic,))
+            except WsKitError:
+                refused.append(topic)
+        return refused
 
     def take_places(self, topics: Iterable[str]) -> None:
         """Count one more subscriber of each topic, or of none.

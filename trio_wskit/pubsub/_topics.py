@@ -252,6 +252,32 @@ class Topics(AbstractSet[str]):
             raise PubSubError("ADAPTER_ERROR", f"the driver knows otherwise of {name!r}", {"subscribed": there})
         return "subscribed" if there else "unsubscribed"
 
+    async def recheck(self) -> tuple[str, ...]:
+        """Ask the policy about every topic again, and unsubscribe from those it refuses now.
+
+        Returns:
+            The topics that are gone.
+
+        Raises:
+            PubSubError: ADAPTER_ERROR when the driver fails; nothing has changed. And what the policy raises that is
+                no `WsKitError`.
+
+        Cancelled before the driver is done: as before.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        state = self._state
+        if state is None:
+            return ()
+        turn = Turn(None)
+        await state.turns.begin(turn)
+        try:
+            turn.removes = revoked = await self._desk.revoked(self._client_id, tuple(state.names))
+            if revoked:
+                await self._change(state, turn, revoked, (), True)
+            return tuple(revoked)
+        finally:
+            state.turns.end(turn)
+
     async def close(self) -> None:
         """Leave every topic, even where the driver fails for one of them, and take no new one.
 
