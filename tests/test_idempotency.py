@@ -7,7 +7,7 @@ import trio
 from trio.testing import MockClock
 
 from tests.sessions import Add, Client, Total, error_of, open_house
-from trio_wskit import App, ConfigError, Context, Limits, MemoryIdempotency, Request, Router, WsKitError
+from trio_wskit import Admission, App, ConfigError, Context, Limits, MemoryIdempotency, Request, Router, WsKitError
 
 
 def counting(runs: list[int], seconds: float = 0, **options: Any) -> Router:
@@ -80,7 +80,7 @@ async def test_a_client_that_comes_back_is_still_itself_and_nobody_else(autojump
     kept = store()
     options: dict[str, Any] = {
         "authenticate": _user,
-        "identity": lambda who: who.data["user"],
+        "identity": user_of,
         "idempotency": kept,
     }
     async with open_house(counting(runs, 5, detached=True), **options) as house:
@@ -120,7 +120,7 @@ async def test_what_was_done_for_a_client_who_has_left_is_recorded(autojump_cloc
             await trio.sleep(2)
         return Total(7)
 
-    options: dict[str, Any] = {"authenticate": _user, "identity": lambda who: who.data["user"]}
+    options: dict[str, Any] = {"authenticate": _user, "identity": user_of}
     async with open_house(router, **options) as house:
         ann = await house.connect(_as("ann"))
         ask(ann, "1")
@@ -264,9 +264,15 @@ def test_every_bound_is_above_0(bound: str) -> None:
 
 def test_an_app_takes_a_store_or_a_choice() -> None:
     kept = MemoryIdempotency()
-    assert App(Router(), idempotency=kept)._idempotency is kept
-    assert App(Router(), idempotency=False)._idempotency is None
-    assert isinstance(App(Router())._idempotency, MemoryIdempotency)
+    apps: list[Any] = [App(Router(), idempotency=kept), App(Router(), idempotency=False), App(Router())]
+    assert apps[0]._idempotency is kept
+    assert apps[1]._idempotency is None
+    assert isinstance(apps[2]._idempotency, MemoryIdempotency)
+
+
+def user_of(who: Admission) -> str:
+    user: str = who.data["user"]
+    return user
 
 
 def _as(user: str) -> Request:

@@ -180,7 +180,8 @@ async def test_who_may_not_is_refused_and_closed_where_that_is_asked_for(
         await trio.lowlevel.checkpoint()
         return data or {}
 
-    async with open_house(guarded(served), authenticate=authenticate, **({strict: True} if strict else {})) as house:
+    options: dict[str, Any] = {strict: True} if strict else {}
+    async with open_house(guarded(served), authenticate=authenticate, **options) as house:
         client = await house.connect()
         client.say("a")
         heard = await client.heard()
@@ -197,7 +198,7 @@ async def test_authentication_is_asked_before_validation_and_permission_after(au
 
     async def may(ctx: Context[Any]) -> bool:
         await trio.sleep(1)
-        return ctx.payload.text == "please"
+        return bool(ctx.payload.text == "please")
 
     router = Router()
     router.use(require_authenticated(lambda ctx: "token" in ctx.meta, message="log in"))
@@ -226,7 +227,8 @@ async def test_a_check_that_returns_something_else_lets_nobody_in_and_one_that_r
         answer = checks.pop()
         if isinstance(answer, Exception):
             raise answer
-        return cast("bool", answer)
+        result: bool = answer
+        return result
 
     router.use(require_permission(check))
     router.on(Say)(lambda ctx: None)

@@ -111,7 +111,9 @@ def in_words(answer: dict[str, Any]) -> str:
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.input}, {row.state}".strip(", "))
 async def test_the_protocol_is_what_its_table_says(autojump_clock: MockClock, row: Row) -> None:
-    options = {name: Policy(*value) if name == "message_rate" else value for name, value in row.limits.items()}
+    options: dict[str, Any] = {
+        name: Policy(*value) if name == "message_rate" else value for name, value in row.limits.items()
+    }
     async with open_house(played(), limits=Limits(ping_interval=math.inf, **options)) as house:
         client = await house.connect()
         for one in row.before:

@@ -8,7 +8,7 @@ import trio
 from trio.testing import MockClock
 
 from tests.sessions import Add, Client, Say, Total, error_of, open_house, raw
-from trio_wskit import Context, LimitExceeded, Limits, Request, Router
+from trio_wskit import Admission, Context, LimitExceeded, Limits, Request, Router
 from trio_wskit.limiter import Policy
 
 
@@ -26,6 +26,11 @@ def listening(told: list[LimitExceeded], said: list[str]) -> Router:
         return Total(0)
 
     return router
+
+
+def user_of(who: Admission) -> str | None:
+    user: str = who.data["user"]
+    return None if user == "/nobody" else user
 
 
 def limits(**options: Any) -> Limits:
@@ -173,7 +178,7 @@ async def test_connections_of_one_identity_are_bounded(autojump_clock: MockClock
 
     options: dict[str, Any] = {
         "authenticate": authenticate,
-        "identity": lambda who: None if who.data["user"] == "/nobody" else who.data["user"],
+        "identity": user_of,
         "limits": limits(max_connections_per_identity=2),
     }
     async with open_house(listening(told, []), **options) as house:
@@ -192,7 +197,7 @@ async def test_connections_of_one_identity_are_bounded(autojump_clock: MockClock
 
 
 async def test_an_identity_that_fails_is_500_and_holds_no_place(autojump_clock: MockClock) -> None:
-    async with open_house(Router(), identity=lambda who: who.data["user"]) as house:
+    async with open_house(Router(), identity=user_of) as house:
         client: Client = await house.connect()
         assert client.refused is not None
         assert client.refused.status == 500
