@@ -272,3 +272,16 @@ async def test_a_ping_costs_a_task_only_until_it_is_answered_and_an_app_that_end
         clients[0].peer.stall()
         await trio.sleep(8)
     assert trio.current_time() == 16.75
+
+
+async def test_pings_do_not_pile_up_for_a_peer_that_is_waited_for_with_patience(autojump_clock: object) -> None:
+    async with open_house(Router(), limits=Limits(ping_interval=1, ping_timeout=math.inf)) as house:
+        client = await house.connect()
+        client.peer.stall()
+        await trio.sleep(2)
+        tasks = trio.lowlevel.current_statistics().tasks_living
+        await trio.sleep(100)
+        assert trio.lowlevel.current_statistics().tasks_living == tasks
+        client.peer.resume()
+        await trio.sleep(3)
+        assert client.session.latency is not None

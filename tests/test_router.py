@@ -456,3 +456,11 @@ async def test_ones_own_exceptions_have_the_code_that_was_registered(autojump_cl
 def test_the_types_of_the_example_are_what_they_say() -> None:
     assert issubclass(Add, Rpc)
     assert LimitExceeded("payload", 1, 2, None) == LimitExceeded("payload", 1, 2, None)
+
+
+@pytest.mark.parametrize("register", ["on", "rpc", "route"])
+def test_a_forgotten_message_class_is_refused_at_once(register: str) -> None:
+    def handler(ctx: Context[Any]) -> None: ...
+
+    with pytest.raises(ConfigError, match="is not a message"):
+        getattr(Router(), register)(handler)

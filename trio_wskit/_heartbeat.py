@@ -43,7 +43,8 @@ class Heartbeat:
         now = trio.current_time()
         for session in tuple(self._sessions.values()):
             if now >= session.next_ping and session.connection.close_code is None:
-                session.next_ping = now + self._limits.ping_interval
+                # Not before this one is answered or given up: pings never pile up for a peer with a patient server.
+                session.next_ping = now + max(self._limits.ping_interval, self._limits.ping_timeout)
                 if not session.connection.holds_back:
                     nursery.start_soon(self._ping, session)
 
@@ -61,5 +62,6 @@ class Heartbeat:
                 session.connection.abort(1006, "a ping failed")
                 return
             session.latency = trio.current_time() - sent
+            session.next_ping = sent + self._limits.ping_interval
         if patience.cancelled_caught and session.connection.close_code is None and not session.connection.holds_back:
             session.connection.abort(1006, "no pong in time")

@@ -151,6 +151,7 @@ class Router:
             ConfigError: not a message class, a request that wants `rpc`, or a type that has a handler.
         """
         options = RouteOptions(lane=lane, timeout=timeout, detached=detached)
+        spec_of(message)  # a forgotten message class is an error at once: `@router.on` alone would swallow the handler
         return RouteBuilder(self, message, (), options).on
 
     def rpc(
@@ -180,6 +181,7 @@ class Router:
             ConfigError: not a request class, or a type that has a handler.
         """
         options = RouteOptions(lane=lane, timeout=timeout, detached=detached)
+        spec_of(request)
 
         def register(handler: Any) -> Any:
             return self.add_route(request, handler, (), options, wants_reply=True)
@@ -190,6 +192,7 @@ class Router:
         self, message: type[M], *, lane: Lane | None = None, timeout: float | None = None, detached: bool = False
     ) -> RouteBuilder[M]:
         """Register with middleware of its own: ``router.route(Say).use(log).on(handler)``; options as in `on`."""
+        spec_of(message)
         return RouteBuilder(self, message, (), RouteOptions(lane=lane, timeout=timeout, detached=detached))
 
     def use(self, middleware: Middleware) -> Middleware:

@@ -11,8 +11,10 @@ from trio.testing import MockClock
 from tests.pubsub.drivers import ScriptedDriver
 from tests.sessions import NOW, Add, Client, House, Said, Say, Total, open_house, settle
 from trio_wskit import App, ConfigError, Context, LimitExceeded, Limits, PublishResult, Router, Session, message
+from trio_wskit._core.publishing import PublishEnvelope
 from trio_wskit.abc import Transport
 from trio_wskit.pubsub import MemoryPubSub
+from trio_wskit.pubsub._hub import Hub
 
 QUEUE: Final = 3  # messages that fit into an outbox of `stuck`
 TAKEN: Final = 2 + QUEUE  # that a client of `stuck` takes: one is on the link, one is being written
@@ -525,3 +527,39 @@ async def test_a_message_without_payload_can_be_published(autojump_clock: MockCl
         client = await subscriber(house)
         assert (await house.app.publish("t", Tick())).delivered == 1
         assert (await client.receive())["type"] == "TICK"
+
+
+@pytest.mark.parametrize("answer", ["nonsense", ZeroDivisionError()])
+async def test_an_overflow_function_that_fails_disconnects_the_slow_and_raises_nothing(
+    answer: Any, caplog: pytest.LogCaptureFixture, autojump_clock: object
+) -> None:
+    def overflow(_: str) -> Any:
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    class Full:
+        slow = False
+        outbox: Any = None
+
+        def too_slow(self) -> None:
+            self.slow = True
+
+    class NoRoom:
+        closed = None
+        dropped = 0
+
+        def offer(self, _: object) -> bool:
+            return False
+
+        def flush(self) -> None: ...
+
+    subscriber = Full()
+    subscriber.outbox = NoRoom()
+    hub = Hub(MemoryPubSub(), overflow)
+    hub.join("a", subscriber)
+    await hub.driver.subscribe("a", "t")
+    result = await hub.publish(PublishEnvelope("t", "X"), b"{}")
+    assert (result.ok, result.delivered, result.dropped) == (True, 0, 1)
+    assert subscriber.slow
+    assert "the slow are disconnected" in caplog.text

@@ -5,8 +5,9 @@ A driver knows who subscribes (ADR-023); the hub knows whose outbox that is, and
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
-from typing import Final, Protocol, final
+from typing import Final, Protocol, final, get_args
 
 import trio
 
@@ -17,6 +18,8 @@ from trio_wskit.abc import PubSubDriver
 from trio_wskit.errors import ConnectionClosed
 
 __all__ = ["Hub", "Subscriber"]
+
+logger = logging.getLogger("trio_wskit")
 
 _PUBLISHES_PER_PASS: Final = 64  # a task that only publishes still lets the others run this often
 
@@ -130,9 +133,19 @@ class Hub:
             return delivered, 0
         return self._overflowed(full, frame, delivered)
 
+    def _policy_of(self, topic: str) -> Overflow:
+        try:
+            policy = self._overflow(topic)
+            if policy in get_args(Overflow):
+                return policy
+            logger.error("overflow(%r) gave %r; the slow are disconnected", topic, policy)
+        except Exception:
+            logger.exception("overflow(%r) failed; the slow are disconnected", topic)
+        return "disconnect"
+
     def _overflowed(self, full: list[Subscriber], frame: Frame, delivered: int) -> tuple[int, int]:
         assert frame.topic is not None
-        policy = self._overflow(frame.topic)
+        policy = self._policy_of(frame.topic)
         dropped = 0
         for subscriber in full:
             outbox = subscriber.outbox
