@@ -42,6 +42,7 @@ Middleware = Callable[[Context[Any], Callable[[], Awaitable[Any]]], Awaitable[An
 _NOTHING: Final[Iterator[Envelope]] = iter(())
 _NO_ROUTES: Final[Mapping[str, Any]] = {}
 _NO_LANES: Final = Lanes()  # of connections whose routes have none
+_LAST_WRITE: Final = 1.0  # seconds for a write that was begun before the peer closed
 _COROUTINE: Final[Any] = CoroutineType  # what a handler is, a decorator may hide; what it gives, none can
 
 
@@ -311,6 +312,9 @@ class _Leader:
                 dispatcher.pending = iter(await session.connection.inbox.get())
             except trio.EndOfChannel:
                 self.leading = False
+                if session.outbox.congested:  # its peer may still read: the answer to its close, behind a whole frame
+                    with trio.move_on_after(_LAST_WRITE):
+                        await session.outbox.drained()
                 dispatcher.nursery.cancel_scope.cancel()
                 return
             routes = dispatcher.routes

@@ -106,12 +106,12 @@ def test_all_pings_of_a_read_are_kept_until_somebody_answers_them() -> None:
 @pytest.mark.parametrize(
     ("close", "code", "reason", "answer"),
     [
-        (close_frame(1000, "done"), 1000, "done", close_frame(1000)),
+        (close_frame(1000, "done"), 1000, "done", close_frame(1000, "done")),
         (close_frame(4321), 4321, "", close_frame(4321)),
         (close_frame(1005), 1005, "", close_frame(1005)),
     ],
 )
-def test_a_close_is_answered_with_its_own_code(close: bytes, code: int, reason: str, answer: bytes) -> None:
+def test_a_close_is_answered_with_its_own_code_and_reason(close: bytes, code: int, reason: str, answer: bytes) -> None:
     for feed in (FrameParser.feed, bytewise):
         parser = FrameParser()
         assert feed(parser, sent(text_frame(b"last"), close)) == [b"last"]

@@ -317,6 +317,35 @@ async def test_a_client_that_stops_reading_costs_the_others_nothing_and_is_disco
 
 
 @on_both
+@pytest.mark.parametrize("tls", [False, True])
+async def test_a_client_that_closes_while_it_is_written_to_gets_its_answer(transport: str, tls: bool) -> None:
+    router = Router()
+    ended: list[int | None] = []
+
+    @router.on(Join)
+    async def join(ctx: Context[Join]) -> None:
+        while True:
+            await ctx.send(Said("x" * 1000))
+
+    @router.on_close
+    async def remember(session: Session) -> None:
+        ended.append(session.close_code)
+
+    async with serving(App(router), transport, ssl_context=server_tls() if tls else None) as server:
+        for number in range(20):
+            client = await connect(server, tls=client_tls() if tls else None)
+            await client.send("JOIN")
+            for _ in range(number):
+                await client.receive()
+            with trio.fail_after(10):
+                await client.close(4001, "enough")
+            assert client.peer.close_code == 4001, f"the answer was lost in round {number}"
+            client.cut()
+        await until(lambda: len(ended) == 20)
+        assert ended == [4001] * 20
+
+
+@on_both
 @pytest.mark.parametrize("policy", ["drop_oldest", "drop_newest"])
 async def test_a_client_that_stops_reading_may_miss_messages_instead(
     transport: str, policy: Literal["drop_oldest", "drop_newest"]

@@ -87,6 +87,11 @@ class ProtocolPeer:
         with suppress(*_LINK_ERRORS):
             await self._flush()
 
+    @property
+    def close_code(self) -> int | None:
+        """What the other end's close frame said; 1006 without one, None before the end."""
+        return self._protocol.close_code
+
     async def aclose(self, code: int, reason: str) -> None:
         self._protocol.send_close(code, reason)
         await self._flush()

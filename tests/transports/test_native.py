@@ -84,7 +84,7 @@ async def test_the_peers_close_is_answered_and_ends_it(kind: Kind, sent: bytes, 
         answer = await peer.frame()
         assert answer is not None
         assert answer.first == 0x88
-        assert answer.payload == (code.to_bytes(2, "big") if code != 1005 else b"")
+        assert answer.payload == (code.to_bytes(2, "big") + reason.encode() if code != 1005 else b"")
         for frames in ([text_frame(b"late")], []):
             with pytest.raises(ConnectionClosed):
                 link.write_nowait(frames)

@@ -243,7 +243,7 @@ async def test_a_close_frame_behind_the_last_batch_is_told_although_the_receiver
         assert pulled.batches == [[b"last"]]
         assert pulled.end is not None
         assert pulled.end.code == 4000
-        assert peer.recv(100) == close_frame(4000)
+        assert peer.recv(100) == close_frame(4000, "bye")
         assert peer.recv(100) == b""
         peer.close()
 

@@ -285,8 +285,8 @@ class FrameParser:
         self._end(code, payload[2:].decode(), by_peer=True)
 
     def _end(self, code: int, reason: str, *, by_peer: bool) -> None:
-        # The same code goes back (RFC 6455 section 5.5.1); the peer's reason need not.
-        answer = b"" if self._close_sent else close_frame(code, "" if by_peer else reason)
+        # The same goes back (RFC 6455 section 5.5.1 asks for the code alone; but it is what the peer shows its user).
+        answer = b"" if self._close_sent else close_frame(code, reason)
         self.closed = Closed(code, reason, answer, by_peer)
         self._close_sent = True
         self._partial = self._message = self._utf8 = None

@@ -235,7 +235,7 @@ class FrameStream(trio.abc.Stream):
         if self.last_words is not None and not self._torn:
             words, self.last_words = self.last_words(), None
         try:
-            if words and not self._busy:
+            if words:
                 with trio.move_on_after(_LINGER_SECONDS), contextlib.suppress(*_ENDED):
                     if not self._close_sent:
                         await self.send_all(words)
