@@ -328,6 +328,7 @@ async def test_aclose_hears_the_peers_close_while_the_dispatcher_is_behind(
         link.peer.send_nowait(raw("B"))
         await link.connection.aclose(1001)
         assert trio.current_time() == 0
+        assert link.push is None or link.push.resumed == 1
         assert await link.take() == ["A"]
         with pytest.raises(trio.EndOfChannel):
             await link.take()

@@ -605,9 +605,15 @@ async def test_an_abort_of_a_call_that_waits_behind_a_serial_handler_is_answered
         ask(client, 2)  # in another
         abort(client, "1")
         abort(client, "2")
+        client.say("")
+        ask(client, 2)  # once more, which nobody aborts
         await trio.sleep(6)
         assert answers(await client.heard()) == [("1", "CANCELLED"), ("2", "CANCELLED")]
         assert log == []
+        await trio.sleep(5)
+        abort(client, "2")
+        assert answers(await client.heard()) == [("2", "CANCELLED")]
+        assert log == ["begin 2", "cancelled 2"]
         ask(client, 1)  # the abort was of the other one
         await trio.sleep(11)
         assert answers(await client.heard()) == [("1", "1")]

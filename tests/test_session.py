@@ -423,7 +423,8 @@ async def test_too_many_malformed_messages_close_with_1008(autojump_clock: MockC
         client.say("never looked at")
         heard = await client.heard()
         assert [one["type"] for one in heard].count("ERROR") == 3
-        assert [one["payload"]["text"] for one in heard if one["type"] == "SAID"] == ["a", "b"]
+        # "b" is served while we close: whether its answer is in time is not promised.
+        assert [one["payload"]["text"] for one in heard if one["type"] == "SAID"] in (["a"], ["a", "b"])
         assert await client.closed() == (1008, "too many malformed messages")
 
 
