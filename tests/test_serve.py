@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
+import trio_websocket
 
 from tests.serving import TRANSPORTS, Client, Refused, ask, connect, hung_up, open_stream, serving, until
 from tests.transports.peers import client_tls, server_tls
@@ -541,3 +542,23 @@ async def test_serving_ends_the_app_that_it_opened() -> None:
 async def test_an_address_that_is_not_ours_is_an_os_error() -> None:
     with pytest.raises(OSError):  # noqa: PT011 - the message is the system's
         await serve(App(router), "192.0.2.1", 1)
+
+
+@on_both
+@pytest.mark.parametrize(
+    ("spoken", "offered", "chosen"),
+    [(None, ["x", "y"], "x"), (None, [], None), (["y", "z"], ["x", "y"], "y"), (["z"], ["x"], None)],
+)
+async def test_a_subprotocol_is_chosen_as_the_app_says(
+    transport: Any, spoken: list[str] | None, offered: list[str], chosen: str | None
+) -> None:
+    async with (
+        serving(App(Router(), subprotocols=spoken), transport=transport) as server,
+        trio_websocket.open_websocket_url(server.urls[0], subprotocols=offered) as client,
+    ):
+        assert client.subprotocol == chosen
+
+
+def test_subprotocols_are_a_list() -> None:
+    with pytest.raises(ConfigError, match="not the text"):
+        App(Router(), subprotocols="chat")

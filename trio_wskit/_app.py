@@ -7,7 +7,7 @@ import math
 import os
 import random
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
 from typing import Any, Final, cast, final
@@ -102,6 +102,9 @@ class App:
         authenticate: ``async def authenticate(request)`` returns the connection's data (any object but None), or None
             for 401, or raises `Reject`. Anything else that it raises is a 500 without detail. Without it, everybody
             gets in, and the data is an empty dict.
+        subprotocols: those that the server speaks, the best first; the first that a client offers too is chosen. None:
+            the first that the client offers, whatever it is: browsers hang up where they offered some and none is
+            chosen, and ws-kit's clients offer one to carry their token.
         origins: pages that may connect, such as ``{"https://example.org"}``; ``{"*"}`` for all. None: only pages from
             the host that they connect to.
         limits: the bounds.
@@ -129,6 +132,7 @@ class App:
         router: Router,
         *,
         authenticate: Authenticate | None = None,
+        subprotocols: Sequence[str] | None = None,
         origins: Collection[str] | None = None,
         limits: Limits | None = None,
         pubsub: PubSubDriver | None = None,
@@ -151,6 +155,9 @@ class App:
         self.router: Router = router
         self.limits: Limits = limits or Limits()
         self._authenticate = authenticate
+        if isinstance(subprotocols, str):
+            raise ConfigError(f"subprotocols takes a list, not the text {subprotocols!r}")
+        self._subprotocols = None if subprotocols is None else tuple(subprotocols)
         self._origins = None if origins is None else frozenset(origin.lower().rstrip("/") for origin in origins)
         self._driver = pubsub if pubsub is not None else MemoryPubSub()
         rules = topics or TopicRules()
@@ -328,6 +335,10 @@ class App:
         """
         self._opened()
         return _Place(self, request)
+
+    def subprotocols_for(self, request: Request) -> Sequence[str]:
+        """Those that may be chosen for this handshake, the best first."""
+        return request.subprotocols[:1] if self._subprotocols is None else self._subprotocols
 
     async def take_place(self, request: Request) -> Admission:
         """What entering `admit` does; every success is followed by one `free_place`."""

@@ -292,7 +292,8 @@ class _Door:
                 return None
             stream, head = greeted
             try:
-                upgrade = accept_upgrade(head.request.headers)
+                subprotocols = self._app.subprotocols_for(head.request)
+                upgrade = accept_upgrade(head.request.headers, subprotocols=subprotocols)
                 admission = await self._admit(head.request)
             except Reject as refusal:
                 await send_response(stream, reject_response(refusal))

@@ -187,9 +187,12 @@ def request_of(request: trio_websocket.WebSocketRequest) -> Request:
     """The handshake of a trio-websocket request, in our words. It has no Host: trio-websocket does not give it."""
     remote = request.remote
     address = getattr(remote, "address", None)
+    fields = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers]
+    if request.proposed_subprotocols:  # which it takes out of the headers
+        fields.append(("Sec-WebSocket-Protocol", ", ".join(request.proposed_subprotocols)))
     return Request(
         target=request.path,
-        headers=Headers((name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers),
+        headers=Headers(fields),
         remote=None if address is None else str(address),
         secure=bool(getattr(remote, "is_ssl", False)),
     )
@@ -206,7 +209,10 @@ async def serve_request(app: App, request: trio_websocket.WebSocketRequest) -> N
     try:
         async with app.admit(request_of(request)) as admission, trio.open_nursery() as nursery:
             try:
-                websocket = await request.accept(extra_headers=_as_bytes(accept_headers(admission)))
+                websocket = await request.accept(
+                    subprotocol=_subprotocol(app, admission.request),
+                    extra_headers=_as_bytes(accept_headers(admission)),
+                )
             except trio_websocket.ConnectionClosed:
                 return  # it left before it was let in
             await app.serve_session(TrioWebSocketTransport(websocket, nursery), admission)
@@ -216,6 +222,11 @@ async def serve_request(app: App, request: trio_websocket.WebSocketRequest) -> N
             await request.reject(
                 refusal.status, extra_headers=_as_bytes(refusal.headers.items()), body=refusal.body.encode()
             )
+
+
+def _subprotocol(app: App, request: Request) -> str | None:
+    offered = request.subprotocols
+    return next((one for one in app.subprotocols_for(request) if one in offered), None)
 
 
 def _as_bytes(fields: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
@@ -245,7 +256,10 @@ async def serve_trio_websocket(
                     reader.nursery, frames, max_message_size=largest, receive_buffer_size=65536
                 )
                 try:
-                    websocket = await request.accept(extra_headers=_as_bytes(accept_headers(admission)))
+                    websocket = await request.accept(
+                        subprotocol=_subprotocol(app, head.request),
+                        extra_headers=_as_bytes(accept_headers(admission)),
+                    )
                 except trio_websocket.ConnectionClosed:
                     return
                 handshake.deadline = math.inf
