@@ -77,7 +77,7 @@ def main() -> int:
         if not is_good(result)
     ]
     say(*(f"{agent}: {counts(cases, None)}" for agent, cases in results.items()), *failed)
-    if all(len(cases) == ALL_CASES for cases in results.values()):
+    if not failed and all(len(cases) == ALL_CASES for cases in results.values()):
         SUMMARY.write_text(summary(results), encoding="utf-8")
         say(f"wrote {SUMMARY.relative_to(ROOT)}; the full reports are in {folder}")
     return 1 if failed else 0
