@@ -98,6 +98,14 @@ class Server:
             link.sendall(f"*{len(words)}\r\n{''.join(parts)}".encode())
             return link.recv(65536)
 
+    def wait_for_cluster(self) -> None:
+        """Wait until a node of a cluster serves all slots."""
+        deadline = time.monotonic() + 20
+        while b"cluster_state:ok" not in self.command("CLUSTER", "INFO"):
+            if time.monotonic() > deadline:
+                raise RuntimeError("the cluster does not come up")
+            time.sleep(0.01)
+
     def _answers(self) -> bool:
         try:
             return self.command("PING") == b"+PONG\r\n"

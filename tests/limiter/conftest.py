@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import gc
-import time
 import warnings
 from collections.abc import Generator
 
@@ -49,6 +48,5 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Generator[Server]:
     options = {"cluster_enabled": "yes", "cluster_port": str(free_port())}
     with Server(tmp_path_factory.mktemp("cluster"), **options) as server:
         server.command("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
-        while b"cluster_state:ok" not in server.command("CLUSTER", "INFO"):
-            time.sleep(0.01)
+        server.wait_for_cluster()
         yield server

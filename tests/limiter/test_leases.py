@@ -78,6 +78,13 @@ def test_a_forgotten_lease_is_gone() -> None:
     assert book.take("k", 1, 0.0) is None
 
 
+def test_the_oldest_lease_makes_room_for_another() -> None:
+    book = LeaseBook(Lease(10, 5.0), most=2)
+    for key in ("a", "b", "a", "c"):
+        book.add(key, 3, 0.0)
+    assert [book.take(key, 1, 1.0) for key in "abc"] == [5, None, 2]
+
+
 async def test_one_at_a_time_gets_a_lease_and_the_others_look_again() -> None:
     book = LeaseBook(Lease(10, 5.0))
     turns: list[bool] = []

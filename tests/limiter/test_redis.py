@@ -365,6 +365,15 @@ async def test_every_call_is_a_checkpoint(store: Server) -> None:
                 await call()
 
 
+async def test_what_the_block_raises_leaves_it_as_it_was_raised(store: Server) -> None:
+    with pytest.raises(ValueError, match="mine"):
+        async with open_redis_limiter(store.url, Policy(5, 1)):
+            raise ValueError("mine")
+    with pytest.RaisesGroup(ValueError, KeyError):
+        async with open_redis_limiter(store.url, Policy(5, 1)):
+            raise ExceptionGroup("mine", [ValueError(), KeyError()])
+
+
 # --- clients and clusters ---
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from fractions import Fraction
+from pathlib import Path
 from typing import final
 
 import pytest
 import trio
 import trio.testing
+from coredis import RedisCluster
+from coredis.retry import NoRetryPolicy
 
 from tests.valkey import COREDIS_RUBBISH, Server, free_port
 from trio_wskit.errors import WsKitError
@@ -190,6 +193,22 @@ async def test_who_waits_for_tokens_goes_on_when_the_server_is_back(own_server: 
                 own_server.start()
         assert limiter.statistics().questions == 2
         assert limiter.statistics().store_errors > 0
+
+
+async def test_a_cluster_that_is_gone_is_unavailable_slot_by_slot(tmp_path: Path) -> None:
+    with Server(tmp_path, cluster_enabled="yes", cluster_port=str(free_port())) as server:
+        server.command("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
+        server.wait_for_cluster()
+        async with (
+            RedisCluster("127.0.0.1", server.port, retry_policy=NoRetryPolicy()) as client,
+            open_redis_limiter(client, POLICY, max_wait=MAX_WAIT) as limiter,
+        ):
+            await limiter.consume("k")
+            server.kill()
+            async with at_most(3 * MAX_WAIT + 2), trio.open_nursery() as nursery:
+                for _ in range(3):
+                    nursery.start_soon(unavailable, limiter)
+            assert limiter.statistics().store_errors == 3
 
 
 # --- a server that answers, but not with a decision ---

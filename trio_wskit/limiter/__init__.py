@@ -1,7 +1,7 @@
 """Rate limiters: who may spend how much, decided exactly. One file a store.
 
-`MemoryRateLimiter` is for one process; `trio_wskit.limiter.redis.open_redis_limiter` for many (it needs coredis, so it is
-not imported here). See `trio_wskit.abc.RateLimiter` for what every store promises, and
+`MemoryRateLimiter` is for one process; `trio_wskit.limiter.redis.open_redis_limiter` for many (it needs coredis, so it
+is not imported here). See `trio_wskit.abc.RateLimiter` for what every store promises, and
 `trio_wskit.testing.check_rate_limiter` for the proof.
 """
 

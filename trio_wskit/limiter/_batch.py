@@ -66,10 +66,10 @@ class Question:
     __slots__ = ("_reply", "_task", "answered", "keys", "sent", "width", "words")
 
     def __init__(self, keys: tuple[str, ...], words: str, width: int) -> None:
-        self.keys = keys
-        self.words = words
-        self.width = width
-        self.sent = False
+        self.keys: tuple[str, ...] = keys
+        self.words: str = words
+        self.width: int = width
+        self.sent: bool = False
         self.answered = False
         self._task: trio.lowlevel.Task | None = None
         self._reply: outcome.Outcome[Sequence[int]] | None = None
@@ -83,7 +83,7 @@ class Question:
         self._end(outcome.Error(error))
 
     def _end(self, reply: outcome.Outcome[Sequence[int]]) -> None:
-        self.answered = True
+        self.answered: bool = True
         if self._task is not None:
             trio.lowlevel.reschedule(self._task, reply)
 

@@ -28,6 +28,9 @@ _SMALL: Final = 64
 _MILLISECOND: Final = 1_000_000
 # A decision that allows says how much is left and nothing else, so it need not be made anew each time.
 _ALLOWED: Final = tuple(Decision(True, remaining, 0.0) for remaining in range(1024))
+# CPython has one 1, so the usual cost is told from all others by identity, and no bool passes for it. Where an
+# interpreter has several, a cost of 1 takes the longer way.
+_ONE: Final = 1
 # Half the time of calling the class, which is a function around this.
 _new: Callable[[type[Decision], tuple[bool, int, float | None]], Decision]
 _new = tuple.__new__  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
@@ -101,15 +104,16 @@ class Buckets:
         """
         # This is `bucket.take`, written out: it is called for every message.
         now = self._clock()
-        if cost.__class__ is not int or cost < 1:
-            return self._look(key, check_cost(cost), now)
+        grains = self._per_token
+        if cost is not _ONE:
+            if cost.__class__ is not int or cost < 1:
+                return self._look(key, check_cost(cost), now)
+            grains *= cost
         tick = round(now * 1e9)
-        if tick < self._tick:
-            tick = self._tick
-        else:
+        if self._tick <= tick < self._sweep_at:
             self._tick = tick
-            if tick >= self._sweep_at:
-                self._sweep_in_turn()
+        else:
+            tick = self._tick_or_sweep(tick)
         instant = tick * self._per_tick
         place = hash(key) & self._mask
         shard = self._shards[place]
@@ -121,7 +125,7 @@ class Buckets:
             full_at = instant
         elif full_at < instant:
             full_at = instant
-        full_at += cost * self._per_token
+        full_at += grains
         spare = instant + self._burst - full_at
         if spare >= 0:
             shard[key] = full_at
@@ -217,6 +221,14 @@ class Buckets:
 
     # --- the rare cases ---
 
+    def _tick_or_sweep(self, tick: int) -> int:
+        self._tick = tick = max(self._tick, tick)
+        if tick >= self._sweep_at:
+            self._sweep_at = tick + self._sweep_every
+            self._cursor = (self._cursor + 1) & self._mask
+            self._sweep(self._cursor)
+        return tick
+
     def _set_clock(self, now: float) -> None:
         self._tick = max(self._tick, round(now * TICKS_PER_SECOND))
 
@@ -246,8 +258,3 @@ class Buckets:
         self._room[place] = min(max(2 * len(kept), _SMALL), self._limit)
         # In a crowded shard no bucket can be full before this: none comes in, and those in it are only spent from.
         self._next_full[place] = min(kept.values()) if len(kept) >= self._limit else 0
-
-    def _sweep_in_turn(self) -> None:
-        self._sweep_at = self._tick + self._sweep_every
-        self._cursor = (self._cursor + 1) & self._mask
-        self._sweep(self._cursor)

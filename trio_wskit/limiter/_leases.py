@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Any, Final, final
+from typing import Any, final
 
 import attrs
 import trio
@@ -11,8 +11,6 @@ import trio
 from trio_wskit.errors import ConfigError
 
 __all__ = ["Lease", "LeaseBook"]
-
-_MOST_LEASES: Final = 100_000
 
 
 def _tokens(_: object, __: object, value: Any) -> None:
@@ -51,12 +49,18 @@ class _Held:
 
 @final
 class LeaseBook:
-    """The leases of this process, and who is getting one."""
+    """The leases of this process, and who is getting one.
 
-    __slots__ = ("_getting", "_held", "_terms")
+    Args:
+        terms: of every lease.
+        most: how many are held at once, at least 1. The oldest makes room for another, and what is left of it is lost.
+    """
 
-    def __init__(self, terms: Lease) -> None:
+    __slots__ = ("_getting", "_held", "_most", "_terms")
+
+    def __init__(self, terms: Lease, most: int = 100_000) -> None:
         self._terms = terms
+        self._most = most
         self._held: OrderedDict[str, _Held] = OrderedDict()
         self._getting: dict[str, trio.Event] = {}
 
@@ -94,7 +98,7 @@ class LeaseBook:
         # The oldest tokens say when it ends, so that none is held for longer than was said.
         held.left += tokens
         self._held[key] = held
-        if len(self._held) > _MOST_LEASES:
+        if len(self._held) > self._most:
             self._held.popitem(last=False)
         return held.left
 

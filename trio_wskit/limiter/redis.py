@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import secrets
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from itertools import count
-from typing import Any, Literal, TypeAlias, final
+from typing import Any, Literal, TypeAlias, cast, final
 
 import attrs
 import trio
@@ -334,6 +334,14 @@ class RedisRateLimiter:
         return WsKitError("UNAVAILABLE", "The rate limit store is unavailable", retry_after=error.retry_after or None)
 
 
+def _leaves(error: BaseException) -> Iterator[int]:
+    if isinstance(error, BaseExceptionGroup):
+        for one in cast("BaseExceptionGroup[BaseException]", error).exceptions:
+            yield from _leaves(one)
+    else:
+        yield id(error)
+
+
 @asynccontextmanager
 async def open_redis_limiter(
     target: str | RedisClient,
@@ -416,8 +424,9 @@ async def open_redis_limiter(
                     await batcher.drain()
                 nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
-        # The nurseries are details of this room. What the block raised leaves it as it was raised.
-        if raised is None or group.split(lambda error: error is raised)[1] is not None:
+        # The nurseries are details of this room. What the block raised leaves it as it was raised. (A group that goes
+        # through a nursery is made anew, so it is known by what is in it.)
+        if raised is None or not set(_leaves(group)) <= set(_leaves(raised)):
             raise
     if raised is not None:
         raise raised
