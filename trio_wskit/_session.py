@@ -157,7 +157,7 @@ class Session:
         self._opened = False  # they all went well, and the observers know
         self._protocol_errors = 0
         self.client_id: str = client_id
-        self.identity = identity if identity is not None else client_id
+        self.identity: str = identity if identity is not None else client_id
         self.data: Any = data
         self._auth: Auth | None = None
         self.request: Request = request

@@ -54,9 +54,9 @@ class Drain:
         self._retry_after = retry_after
         self._running: set[Runner] = set()
         self._idle: trio.Event | None = None
-        self.finished = 0
-        self.cancelled = 0
-        self.refused = 0
+        self.finished: int = 0
+        self.cancelled: int = 0
+        self.refused: int = 0
 
     @property
     def running(self) -> tuple[Runner, ...]:
@@ -108,9 +108,9 @@ class Work:
     __slots__ = ("calls", "detached", "drain", "limits", "nursery")
 
     def __init__(self, limits: Limits, nursery: trio.Nursery) -> None:
-        self.limits = limits
-        self.nursery = nursery
-        self.calls = 0
+        self.limits: Limits = limits
+        self.nursery: trio.Nursery = nursery
+        self.calls: int = 0
         self.detached: set[Runner] = set()
         self.drain: Drain | None = None
 

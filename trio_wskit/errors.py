@@ -159,7 +159,7 @@ class PayloadInvalid(WsKitError):
     """
 
     def __init__(self, type_name: str, issues: Sequence[Mapping[str, str]]) -> None:
-        self.issues = list(issues)
+        self.issues: list[Mapping[str, str]] = list(issues)
         super().__init__(
             "INVALID_ARGUMENT", f"Validation failed for {type_name}", {"issues": [dict(one) for one in self.issues]}
         )
@@ -189,11 +189,11 @@ class ServerError(WsKitError):
         correlation_id: str | None = None,
     ) -> None:
         rule = CODES.get(code)
-        super().__init__(code, message, details, retryable=retryable, retry_after=retry_after)
         if retryable is None and rule is not None:
-            self.retryable = rule.retryable
-        if self.retryable is False:
-            self.retry_after = None
+            retryable = rule.retryable
+        super().__init__(code, message, details, retryable=retryable, retry_after=retry_after)
+        if retryable is False:
+            self.retry_after: float | None = None
         self.correlation_id = correlation_id
 
 

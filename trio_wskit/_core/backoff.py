@@ -22,7 +22,7 @@ def _seconds(_: object, field: attrs.Attribute[Any], value: Any) -> None:
         raise ConfigError(f"{field.name} takes seconds of at least 0, not {value!r}")
 
 
-def _jitter(_: object, __: object, value: Any) -> None:
+def _jitter(_: object, __: attrs.Attribute[Any], value: Any) -> None:
     if value not in ("full", "none"):
         raise ConfigError(f"jitter takes 'full' or 'none', not {value!r}")
 

@@ -30,8 +30,8 @@ class Reservation:
     __slots__ = ("_actual", "cost", "decision")
 
     def __init__(self, cost: int, decision: Decision) -> None:
-        self.cost = cost
-        self.decision = decision
+        self.cost: int = cost
+        self.decision: Decision = decision
         self._actual: int | None = None
 
     def settle(self, actual: int) -> None:

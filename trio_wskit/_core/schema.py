@@ -96,8 +96,8 @@ class MessageSpec:
     __slots__ = ("_accept", "_encode", "_knows_reply", "_reply", "_state", "cls", "is_compiled", "type")
 
     def __init__(self, type_name: str, cls: type[Any], state: Options | Compiled) -> None:
-        self.type = type_name
-        self.cls = cls
+        self.type: str = type_name
+        self.cls: type[Any] = cls
         self._state = state
         self._accept: Accept = _gives_up
         self._encode: Encode = _gives_up
@@ -214,7 +214,7 @@ class MessageSpec:
             names = {**self._state.frame.f_locals, self.cls.__name__: self.cls}
             self._state = compile_class(self.cls, self._state, names, _reply_of(self.cls, names))
         compiled = self._state
-        self.is_compiled = True
+        self.is_compiled: bool = True
         if not compiled.meta:  # what is declared there is looked at by the slow path
             self._accept, self._encode = compiled.accept, compiled.encode
         return compiled

@@ -74,8 +74,8 @@ class CountPrimes(Rpc[Primes]):
 people: dict[str, Person] = {}  # by client id
 recent: deque[Said] = deque(maxlen=100)
 counting: set[object] = set()  # calls
-workers = trio.CapacityLimiter(2)
-limiter = MemoryRateLimiter(Policy(capacity=5, tokens_per_second=0.5))
+workers: trio.CapacityLimiter = trio.CapacityLimiter(2)
+limiter: MemoryRateLimiter = MemoryRateLimiter(Policy(capacity=5, tokens_per_second=0.5))
 
 
 def lobby() -> Lobby:
@@ -86,8 +86,8 @@ def lobby() -> Lobby:
 # --- What it does. A room is the topic of its name; everybody is in the topic of no room's name. ---
 
 EVERYBODY = "all:"
-router = Router()
-app = App(router, limits=Limits(call_timeout=600))
+router: Router = Router()
+app: App = App(router, limits=Limits(call_timeout=600))
 
 
 @router.on_open

@@ -28,7 +28,7 @@ class Breaker:
         self._seconds = seconds
         self._failed = 0
         self._open_until: float | None = None
-        self.openings = 0
+        self.openings: int = 0
 
     def closed_after(self, now: float, *, busy: bool) -> float:
         """Seconds until the store may be asked; 0 when it may be now.

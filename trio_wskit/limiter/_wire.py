@@ -30,7 +30,8 @@ class WirePolicy:
     __slots__ = ("_head", "_prefix", "_suffix", "grid")
 
     def __init__(self, policy: Policy) -> None:
-        grid = self.grid = Grid.of(policy, TICKS_PER_SECOND)
+        self.grid: Grid = Grid.of(policy, TICKS_PER_SECOND)
+        grid = self.grid
         fill, rest = divmod(grid.burst, grid.grains_per_tick)
         if fill >= _MOST_TICKS:
             raise ConfigError(

@@ -32,8 +32,8 @@ try:
     from hypothesis import assume
     from hypothesis import strategies as st
     from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-except ImportError as missing:
-    raise ImportError("the rate limiter's state machine needs hypothesis: pip install hypothesis") from missing
+except ImportError as _missing:
+    raise ImportError("the rate limiter's state machine needs hypothesis: pip install hypothesis") from _missing
 
 __all__ = ["RateLimiterStateMachine", "clock_jumps", "policies", "rates", "schedules"]
 
@@ -98,20 +98,20 @@ class RateLimiterStateMachine(RuleBasedStateMachine):
     @initialize(data=st.data())
     def begin(self, data: st.DataObject) -> None:
         """Open the limiter and its model."""
-        self.own = data.draw(policies(max_capacity=self.max_capacity), label="policy")
-        self.other = data.draw(
+        self.own: Policy = data.draw(policies(max_capacity=self.max_capacity), label="policy")
+        self.other: Policy = data.draw(
             policies(max_capacity=self.max_capacity, prefixes=st.just("other:")), label="other policy"
         )
-        self.clock = ManualClock(self.ticks_per_second)
+        self.clock: ManualClock = ManualClock(self.ticks_per_second)
         self.clock.ticks = 10**13
-        self.model = ModelRateLimiter(self.own, self.clock, ticks_per_second=self.ticks_per_second)
+        self.model: ModelRateLimiter = ModelRateLimiter(self.own, self.clock, ticks_per_second=self.ticks_per_second)
         self.held: list[_Held] = []
         self.refused: tuple[str, int] | None = None
         self.asked: set[_Bucket] = set()
         # What each bucket was granted since it was last reset: when (in time that never goes back), and how much.
         self.grants: defaultdict[_Bucket, list[list[int]]] = defaultdict(list)
-        self.latest = self.clock.ticks
-        self.limiter = LimiterThread(self.open(self.own, self.clock))
+        self.latest: int = self.clock.ticks
+        self.limiter: LimiterThread = LimiterThread(self.open(self.own, self.clock))
 
     @rule(key=st.sampled_from("ab"), cost=st.one_of(st.integers(0, 5), st.integers(0, 1100)))
     def spend(self, key: str, cost: int) -> None:

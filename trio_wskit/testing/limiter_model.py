@@ -33,8 +33,8 @@ class ManualClock:
     __slots__ = ("ticks", "ticks_per_second")
 
     def __init__(self, ticks_per_second: int = 10**9) -> None:
-        self.ticks_per_second = ticks_per_second
-        self.ticks = 0
+        self.ticks_per_second: int = ticks_per_second
+        self.ticks: int = 0
 
     def __call__(self) -> float:
         """The present, in seconds."""

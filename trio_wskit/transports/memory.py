@@ -31,7 +31,7 @@ class _Pipe(Generic[T]):
     """One direction: bounded in bytes, first in first out, each item there `delay` seconds after it was put."""
 
     def __init__(self, capacity: int, size: Callable[[T], int]) -> None:
-        self.delay = 0.0
+        self.delay: float = 0.0
         self.broken: ConnectionClosed | None = None
         self._capacity = capacity
         self._size = size
@@ -109,10 +109,10 @@ class MemoryTransport:
     def __init__(self, inbound: _Pipe[bytes], outbound: _Pipe[bytes]) -> None:
         self._inbound = inbound
         self._outbound = outbound
-        self.reading = trio.Event()  # set while the peer reads: only then it answers pings and closes
+        self.reading: trio.Event = trio.Event()  # set while the peer reads: only then it answers pings and closes
         self.reading.set()
         self._torn = False
-        self.writes = 0  # hand-overs, as a kernel would count system calls
+        self.writes: int = 0  # hand-overs, as a kernel would count system calls
 
     async def receive(self) -> list[bytes]:
         """See `trio_wskit.abc.Transport.receive`."""
