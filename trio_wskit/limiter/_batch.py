@@ -70,7 +70,7 @@ class Question:
         self.words: str = words
         self.width: int = width
         self.sent: bool = False
-        self.answered = False
+        self.answered: bool = False
         self._task: trio.lowlevel.Task | None = None
         self._reply: outcome.Outcome[Sequence[int]] | None = None
 
@@ -83,7 +83,7 @@ class Question:
         self._end(outcome.Error(error))
 
     def _end(self, reply: outcome.Outcome[Sequence[int]]) -> None:
-        self.answered: bool = True
+        self.answered = True
         if self._task is not None:
             trio.lowlevel.reschedule(self._task, reply)
 
@@ -130,9 +130,9 @@ class Batcher:
         self._quiet = trio.Event()
         self._busy = False
         self._closed = False
-        self.calls = 0
-        self.failures = 0
-        self.lost = 0
+        self.calls: int = 0
+        self.failures: int = 0
+        self.lost: int = 0
 
     async def ask(self, question: Question) -> Sequence[int]:
         """Have a question answered. Cancelled before it is sent: it is not. Once sent, it is not cancelled.
