@@ -64,7 +64,7 @@ async def test_open_hooks_run_in_order_before_the_first_message(autojump_clock: 
 
 @pytest.mark.parametrize(
     ("error", "code", "reason"),
-    [(CloseError(4001, "not you"), 4001, "not you"), (CloseError(), 1000, ""), (KeyError(), 1011, "internal error")],
+    [(CloseError(4001, "not you"), 4001, "not you"), (CloseError(), 1000, ""), (KeyError(), 1011, "Internal error")],
 )
 async def test_an_open_hook_that_raises_closes_the_connection(
     autojump_clock: MockClock, error: Exception, code: int, reason: str
@@ -97,7 +97,7 @@ async def test_an_open_hook_that_raises_a_code_that_cannot_be_sent_closes_as_an_
     router.on_open(noted([], "", CloseError(1006)))
     async with open_house(router) as house:
         client = await house.connect()
-        assert await client.closed() == (1011, "internal error")
+        assert await client.closed() == (1011, "Internal error")
         assert house.logged() == [f"the session of client {client.client_id} failed"]
 
 
@@ -789,7 +789,7 @@ async def test_a_failure_of_the_session_itself_closes_with_1011_and_touches_no_o
         other = await house.connect()
         transport, peer = memory_link()
         client = house.start(Client(cast("MemoryTransport", Broken(transport)), peer))
-        assert await client.closed() == (1011, "internal error")
+        assert await client.closed() == (1011, "Internal error")
         await client.served.wait()
         assert len(house.logged()) == 1
         other.say("a")

@@ -208,7 +208,7 @@ class Session:
                     nursery.cancel_scope.cancel()
         except* Exception as failed:  # ours or a transport's; it may come together with a cancellation
             logger.error("the session of client %s failed", self.client_id, exc_info=failed)
-            await self._leave(1011, "internal error")
+            await self._leave(1011, "Internal error")
         finally:
             await self._leave(self._services.shutdown_code, "going away")
 
@@ -228,7 +228,7 @@ class Session:
             return False
         except Exception as error:
             self._report(error, None)
-            await self.close(1011, "internal error")
+            await self.close(1011, "Internal error")
         finally:
             self._opening = None
         if self.connection.close_code is not None:

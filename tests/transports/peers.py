@@ -42,6 +42,7 @@ class ProtocolPeer:
         self._protocol = ClientProtocol(parse_uri("ws://localhost/"), state=state, max_size=None)
         self._sending = trio.Lock()
         self._received: deque[bytes] = deque()
+        self._shows_pongs = False
         if already_read:
             self._protocol.receive_data(already_read)
 
@@ -61,6 +62,14 @@ class ProtocolPeer:
             self._protocol.send_text(message)
         await self._flush()
 
+    async def receive_any(self) -> bytes:
+        """Like `receive`, but of a pong it gives ``pong`` and its payload as well."""
+        self._shows_pongs = True
+        try:
+            return await self.receive()
+        finally:
+            self._shows_pongs = False
+
     async def receive(self) -> bytes:
         await trio.lowlevel.checkpoint()
         while not self._received:
@@ -69,6 +78,8 @@ class ProtocolPeer:
                 if event.opcode is Opcode.TEXT:
                     assert event.fin, "our frames are whole"
                     self._received.append(bytes(event.data))
+                elif event.opcode is Opcode.PONG and self._shows_pongs:
+                    self._received.append(b"pong " + event.data)
             if not self._received:
                 await self._read()
         return self._received.popleft()
@@ -86,6 +97,11 @@ class ProtocolPeer:
             self._protocol.receive_eof()
         with suppress(*_LINK_ERRORS):
             await self._flush()
+
+    @property
+    def close_reason(self) -> str:
+        """What came with the close code."""
+        return self._protocol.close_reason or ""
 
     @property
     def close_code(self) -> int | None:
