@@ -418,6 +418,30 @@ async def test_a_nursery_that_has_just_closed_takes_no_writer_and_nobody_falls_o
         flusher.stop()
 
 
+# --- a transport that hears a peer hang up ---------------------------------------------------------------------------
+
+
+async def test_a_peer_that_hangs_up_while_it_is_held_back_is_gone_at_once() -> None:
+    async with open_link(max_waiting_batches=1) as link:
+        hung_up = trio.Event()
+        watched: Any = link.transport
+        watched.hung_up = hung_up.wait
+        link.peer.send_nowait(raw("A"))
+        await settle()
+        assert link.connection.holds_back
+        assert await link.take() == ["A"]
+        await settle()
+        assert link.owner.ended == []
+        link.peer.send_nowait(raw("B"))
+        await settle()
+        hung_up.set()
+        await settle()
+        assert link.owner.ended == [(1006, "")]
+        assert await link.take() == ["B"]
+        with pytest.raises(trio.EndOfChannel):
+            await link.take()
+
+
 # --- a write that fails ----------------------------------------------------------------------------------------------
 
 

@@ -656,7 +656,7 @@ async def test_who_waits_gets_in_with_a_flush_where_no_writer_can_be_started() -
         await settle()
         assert desk.log == []
         desk.wire.read(100)
-        desk.outbox.flush()
+        desk.flusher.add(desk.outbox)
         await settle()
         assert desk.log == ["b", "c"]
         assert desk.wire.texts() == ["a", "b", "c"]
