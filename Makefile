@@ -5,7 +5,7 @@ PYTHON ?= python3
 UV := --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header
 PIP := .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input
 
-.PHONY: help demo test check fix lock clean
+.PHONY: help demo test check fix lock autobahn clean
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
@@ -15,6 +15,7 @@ help:
 	@echo 'make check  run only the checks that need no test run'
 	@echo 'make fix    format, and mend what the linter can mend'
 	@echo 'make lock   resolve the locks anew after a change of dependencies'
+	@echo 'make autobahn PYTHON27=…   run the Autobahn test suite, which needs a Python 2.7; about an hour'
 	@echo 'make clean  remove what these made'
 	@echo 'PYTHON=…    the interpreter to make .venv with (3.11 or newer)'
 
@@ -56,6 +57,9 @@ tests/peers/node_modules/.stamp: .venv/test.stamp tests/peers/package-lock.json
 	@echo 'Installing the peers of the interop tests'
 	@PATH="$$PWD/.venv/bin:$$PATH"; cd tests/peers && npm ci --loglevel=error && touch node_modules/.stamp || \
 	  echo 'npm could not install them: the tests that need them will be skipped' >&2
+
+autobahn: .venv/test.stamp
+	@exec .venv/bin/python -m tests.autobahn --python27 "$(PYTHON27)"
 
 lock: .venv/made.stamp
 	$(PIP) 'uv>=0.9'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import socket
 import uuid
@@ -13,6 +14,7 @@ import pytest
 import trio
 import trio.testing
 import trio_websocket
+import websockets.sync.client
 
 from tests.serving import TRANSPORTS, Client, Refused, ask, connect, hung_up, open_stream, serving, until
 from tests.transports.peers import client_tls, server_tls
@@ -562,3 +564,24 @@ async def test_a_subprotocol_is_chosen_as_the_app_says(
 def test_subprotocols_are_a_list() -> None:
     with pytest.raises(ConfigError, match="not the text"):
         App(Router(), subprotocols="chat")
+
+
+@pytest.mark.parametrize("compression", [True, False])
+async def test_messages_are_compressed_where_both_sides_want_it(compression: bool) -> None:
+    text = "over and over " * 500
+    async with serving(App(router), compression=compression) as server:
+
+        def talk() -> tuple[list[str], str]:
+            with websockets.sync.client.connect(server.urls[0]) as client:
+                client.send(json.dumps({"type": "SAY", "payload": {"text": text}}))
+                said: str = json.loads(client.recv(timeout=10))["payload"]["text"]
+                return [extension.name for extension in client.protocol.extensions], said
+
+        extensions, said = await trio.to_thread.run_sync(talk)
+    assert said == text
+    assert extensions == (["permessage-deflate"] if compression else [])
+
+
+async def test_compression_is_refused_where_it_cannot_be() -> None:
+    with pytest.raises(ConfigError, match="native"):
+        await serve(App(router), "127.0.0.1", transport="trio_websocket", compression=True)

@@ -69,6 +69,7 @@ async def serve(
     http: Mapping[str, Page] | None = None,
     transport: TransportName = "native",
     reuse_port: bool = False,
+    compression: bool = False,
     shutdown_code: int = 1001,
     handle_signals: bool = False,
     drain_seconds: float = 20.0,
@@ -86,6 +87,9 @@ async def serve(
             `Request`, async or not, that returns one. ``/healthz`` and ``/readyz`` are there unless you give your own.
         transport: ``native``, or ``trio_websocket``.
         reuse_port: let several processes listen on the same port (SO_REUSEPORT).
+        compression: agree to permessage-deflate where a client offers it. Of the native transport alone. A frame for
+        many
+            is compressed once; no connection keeps a window, which would cost it more than all the rest.
         shutdown_code: what clients get when this ends: 1001 going away, or 1012 service restart.
         handle_signals: end at a signal instead of being interrupted: for a program that is only this. SIGTERM drains
             the app first, see `App.drain`; SIGINT (Ctrl-C), or a second signal, ends at once. Works in the main thread
@@ -102,6 +106,8 @@ async def serve(
     """
     if transport not in ("native", "trio_websocket"):
         raise ConfigError(f"transport takes 'native' or 'trio_websocket', not {transport!r}")
+    if compression and transport != "native":
+        raise ConfigError("compression is of the native transport alone")
     pages: dict[str, Page] = {
         "/healthz": HttpResponse(200, "ok\n"),
         "/readyz": partial(_readiness, app),
@@ -110,7 +116,7 @@ async def serve(
     check_pages(pages)
     with await open_listeners(host, port, unix_path, reuse_port=reuse_port) as listeners:
         async with _opened(app, shutdown_code), _connections() as connections:
-            door = _Door(app, pages, ssl_context, connections, transport)
+            door = _Door(app, pages, ssl_context, connections, transport, compression=compression)
             await door.open()
             try:
                 async with trio.open_nursery() as acceptors:
@@ -223,8 +229,11 @@ class _Door:
         ssl_context: ssl.SSLContext | None,
         connections: trio.Nursery,
         transport: TransportName,
+        *,
+        compression: bool,
     ) -> None:
         self._app = app
+        self._compression = compression
         self._pages = pages
         self._ssl_context = ssl_context
         self._connections = connections
@@ -293,7 +302,7 @@ class _Door:
             stream, head = greeted
             try:
                 subprotocols = self._app.subprotocols_for(head.request)
-                upgrade = accept_upgrade(head.request.headers, subprotocols=subprotocols)
+                upgrade = accept_upgrade(head.request.headers, subprotocols=subprotocols, deflate=self._compression)
                 admission = await self._admit(head.request)
             except Reject as refusal:
                 await send_response(stream, reject_response(refusal))
@@ -305,6 +314,7 @@ class _Door:
                     poller=self._poller,
                     leftover=head.leftover,
                     max_message_bytes=self._app.limits.max_frame_bytes,
+                    deflate_window_bits=upgrade.deflate_window_bits,
                 )
             except BaseException:
                 self._leave(admission)

@@ -137,7 +137,9 @@ async def _come_and_go(server: Server, chance: random.Random, count: int) -> Non
 def _left_over() -> dict[str, int]:
     """How many there are of what each connection has."""
     gc.collect()
-    kinds = Counter(type(one).__name__ for one in gc.get_objects() if type(one).__module__.startswith("trio_wskit"))
+    kinds = Counter(
+        type(one).__name__ for one in gc.get_objects() if str(type(one).__module__).startswith("trio_wskit")
+    )
     return {kind: kinds[kind] for kind in ("Session", "Connection", "Outbox", "Inbox", "Envelope") if kinds[kind]}
 
 

@@ -22,7 +22,7 @@ def main() -> None:
         print(f"http://{arguments.host}:{server.port}/ (Ctrl-C ends it)", flush=True)
 
     try:
-        run(app, arguments.host, arguments.port, http={"/": page}, on_started=announce)
+        run(app, arguments.host, arguments.port, http={"/": page}, drain_seconds=1.0, on_started=announce)
     except (OSError, ConfigError) as error:  # most often, the port is taken
         sys.exit(f"{parser.prog}: {error} (another --port?)")
 
