@@ -309,6 +309,13 @@ class Session:
         elif limits.on_exceeded == "close":
             self._close_soon(1009, "message too big")
 
+    def limit_exceeded(self, kind: str, observed: float, limit: float) -> None:
+        """Tell the `on_limit_exceeded` hooks that this client wanted more than it may; what they raise is logged.
+
+        For limits that the app does not count itself; `kind` is one of `LimitExceeded.type`.
+        """
+        self._limit_exceeded(LimitExceeded(kind, observed, limit, self.client_id))
+
     def _limit_exceeded(self, info: LimitExceeded) -> None:
         for hook in self._services.hooks.on_limit_exceeded:
             try:

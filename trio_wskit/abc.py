@@ -12,6 +12,7 @@ from trio_wskit._core.reservations import Reservation
 
 __all__ = [
     "IdempotencyStore",
+    "ImmediateRateLimiter",
     "PubSubDriver",
     "PushTransport",
     "RateLimiter",
@@ -250,4 +251,17 @@ class RateLimiter(Protocol):
 
         Cancelled: it is closed.
         """
+        ...
+
+
+@runtime_checkable
+class ImmediateRateLimiter(RateLimiter, Protocol):
+    """A rate limiter that can also answer at once. Whoever holds one need not wait, and is no checkpoint."""
+
+    def consume_nowait(self, key: str, cost: int = 1) -> Decision:
+        """See `RateLimiter.consume`."""
+        ...
+
+    def consume_many_nowait(self, spends: Sequence[Spend]) -> Decisions:
+        """See `RateLimiter.consume_many`."""
         ...
