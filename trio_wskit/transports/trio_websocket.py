@@ -104,14 +104,17 @@ class TrioWebSocketTransport:
     async def write(self, frames: Sequence[bytes]) -> None:
         """See `trio_wskit.abc.Transport.write`."""
         await trio.lowlevel.checkpoint_if_cancelled()
-        self._check_open()
+        owed, self._owed = self._owed, None
+        if owed is not None and (not frames or frames[0] is not owed):
+            self.abort()  # half a frame is on the wire, and its other half was thrown away
         try:
+            if owed is not None and self._stream is not None:
+                # Even where nothing may follow: trio-websocket waits for the end of this frame, to answer a close.
+                await self._stream.write((owed,), owed=True)
+                frames = frames[1:]
+            self._check_open()
             if self._stream is not None:
-                owed, self._owed = self._owed, None
-                if owed is not None and (not frames or frames[0] is not owed):
-                    self.abort()  # half a frame is on the wire, and its other half was thrown away
-                    raise self._closed()
-                await self._stream.write(frames, owed=owed is not None)
+                await self._stream.write(frames, owed=False)
             else:
                 for frame in frames:
                     payload = payload_of(frame)
