@@ -417,6 +417,23 @@ async def test_every_async_call_is_a_checkpoint() -> None:
         await limiter.aclose()
 
 
+def test_in_a_new_run_of_trio_all_buckets_are_full() -> None:
+    """A limiter at the top of a module meets many runs in a test suite, and each has its own time."""
+    limiter = MemoryRateLimiter(Policy(2, 0.5))
+    other = Policy(1, 0.001)
+
+    async def use(wait: float) -> list[bool]:
+        await trio.sleep(wait)
+        answers = [limiter.consume_nowait("k").allowed for _ in range(3)]
+        return answers + [limiter.consume_many_nowait([("k", 1, other)]).allowed for _ in range(2)]
+
+    for wait in (1000.0, 0.0, 5.0):
+        clock = trio.testing.MockClock(autojump_threshold=0)
+        assert trio.run(use, wait, clock=clock) == [True, True, False, True, False]
+    for _ in range(2):
+        assert trio.run(use, 0.0) == [True, True, False, True, False]
+
+
 def test_without_a_clock_of_its_own_it_is_for_trio_only() -> None:
     with pytest.raises(RuntimeError):
         MemoryRateLimiter(Policy(5, 1)).consume_nowait("k")

@@ -62,15 +62,22 @@ class Buckets:
         "_per_token",
         "_policy",
         "_room",
+        "_run",
+        "_run_of",
         "_shards",
         "_sweep_at",
         "_sweep_every",
         "_tick",
     )
 
-    def __init__(self, policy: Policy, clock: Callable[[], float], max_keys: int) -> None:
+    def __init__(
+        self, policy: Policy, clock: Callable[[], float], max_keys: int, run_of: Callable[[], object] | None = None
+    ) -> None:
         self._policy = policy
         self._clock = clock
+        # Whose time it is: where that is another's, everything begins anew. None: it is always the same.
+        self._run_of = run_of
+        self._run: object = None
         grid = self._grid = Grid.of(policy, round(TICKS_PER_SECOND))
         self._per_tick = grid.grains_per_tick
         self._per_token = grid.grains_per_token
@@ -151,8 +158,8 @@ class Buckets:
         Small sweeps happen by themselves when the limiter is used. This one visits all buckets at once, a second for
         ten million: for a limiter that was busy and may never be used again.
         """
-        self._set_clock(self._clock())
         before = self.keys_held()
+        self._set_clock(self._clock())
         for place in range(len(self._shards)):
             self._sweep(place)
         return before - self.keys_held()
@@ -222,6 +229,12 @@ class Buckets:
     # --- the rare cases ---
 
     def _tick_or_sweep(self, tick: int) -> int:
+        """The present, where it went back or a sweep is due: the first call is one of these, and all of a new run."""
+        if self._run_of is not None and (run := self._run_of()) is not self._run:
+            # Another time, which has nothing to do with the one before.
+            self._run = run
+            self._tick = self._sweep_at = tick
+            self._clear()
         self._tick = tick = max(self._tick, tick)
         if tick >= self._sweep_at:
             self._sweep_at = tick + self._sweep_every
@@ -230,7 +243,11 @@ class Buckets:
         return tick
 
     def _set_clock(self, now: float) -> None:
-        self._tick = max(self._tick, round(now * TICKS_PER_SECOND))
+        tick = round(now * TICKS_PER_SECOND)
+        if self._tick <= tick < self._sweep_at:
+            self._tick = tick
+        else:
+            self._tick_or_sweep(tick)
 
     def _take_slowly(self, key: str, cost: int, now: float) -> Decision:
         decision = self._look(key, cost, now)

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any, final
 
 import trio
+from trio.lowlevel import checkpoint
 
 from trio_wskit._core.bucket import Decision, Decisions, Policy, Spend, check_cost, merge_spends, refusal
 from trio_wskit._core.reservations import Reservation
@@ -37,7 +38,8 @@ class MemoryRateLimiter(Buckets):
     Args:
         policy: of every bucket for which no other is named.
         clock: gives the present in seconds; None means Trio's own clock, and then the limiter can be used within Trio
-            only. A reading counts as the nearest nanosecond. Take a monotonic clock.
+            only; each run of Trio has a time of its own, and in a new run all buckets are full. A reading counts as
+            the nearest nanosecond. Take a monotonic clock.
         max_keys: the most buckets of one policy held at once, at least 1, about 130 bytes each with the key. Buckets
             that are full again are forgotten, so only keys that have spent of late count. When as many as that have,
             a new key is refused (its `retry_after` is when the first place is free): to forget a bucket that is not
@@ -52,7 +54,8 @@ class MemoryRateLimiter(Buckets):
     __slots__ = ("_others", "_queue")
 
     def __init__(self, policy: Policy, *, clock: Callable[[], float] | None = None, max_keys: int = 1_000_000) -> None:
-        super().__init__(policy, trio.current_time if clock is None else clock, _count(max_keys))
+        run_of = trio.lowlevel.current_clock if clock is None else None
+        super().__init__(policy, trio.current_time if clock is None else clock, _count(max_keys), run_of)
         self._others: dict[Policy, Buckets] = {}
         self._queue = Queue()
 
@@ -89,7 +92,7 @@ class MemoryRateLimiter(Buckets):
 
         Waits for nothing, but is a checkpoint. Cancelled: nothing is spent.
         """
-        await trio.lowlevel.checkpoint()
+        await checkpoint()
         return self.consume_nowait(key, cost)
 
     async def consume_many(self, spends: Sequence[Spend]) -> Decisions:
@@ -97,7 +100,7 @@ class MemoryRateLimiter(Buckets):
 
         Waits for nothing, but is a checkpoint. Cancelled: nothing is spent.
         """
-        await trio.lowlevel.checkpoint()
+        await checkpoint()
         return self.consume_many_nowait(spends)
 
     async def wait(self, key: str, cost: int = 1) -> Decision:
@@ -113,7 +116,7 @@ class MemoryRateLimiter(Buckets):
 
         Cancelled, on entry or inside: nothing is spent, except what was settled.
         """
-        await trio.lowlevel.checkpoint()
+        await checkpoint()
         decision, ticket = self._reserve(key, check_cost(cost), self._clock())
         if ticket is None:
             raise refusal(decision, cost, self._policy)
@@ -127,7 +130,7 @@ class MemoryRateLimiter(Buckets):
 
     async def reset(self, key: str) -> None:
         """Make the bucket `key` full. A checkpoint; cancelled, nothing has changed."""
-        await trio.lowlevel.checkpoint()
+        await checkpoint()
         self.reset_nowait(key)
 
     async def aclose(self) -> None:
@@ -135,12 +138,13 @@ class MemoryRateLimiter(Buckets):
         self._clock = _closed
         self._clear()
         self._others.clear()
-        await trio.lowlevel.checkpoint()
+        await checkpoint()
 
     def _of(self, policy: Policy) -> Buckets:
         if policy == self._policy:
             return self
         buckets = self._others.get(policy)
         if buckets is None:
-            buckets = self._others[policy] = Buckets(policy, self._clock, self._limit * (self._mask + 1))
+            max_keys = self._limit * (self._mask + 1)
+            buckets = self._others[policy] = Buckets(policy, self._clock, max_keys, self._run_of)
         return buckets
