@@ -6,8 +6,8 @@ A number here that rises is a slower hot path. One that falls is a success: lowe
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, final
 
 import pytest
@@ -161,18 +161,15 @@ class Counted:
         self.steps.steps -= 1
 
 
-def counted(clients: int, monkeypatch: pytest.MonkeyPatch) -> AbstractAsyncContextManager[Counted]:
-    @asynccontextmanager
-    async def run() -> Any:
-        links = [CountingLink() for _ in range(clients)]
-        async with open_app(App(router)) as app, trio.open_nursery() as nursery:
-            for link in links:
-                nursery.start_soon(app.serve_session, link, Request())
-            await wait_all_tasks_blocked()
-            yield Counted(links, monkeypatch)
-            nursery.cancel_scope.cancel()
-
-    return run()
+@asynccontextmanager
+async def counted(clients: int, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[Counted]:
+    links = [CountingLink() for _ in range(clients)]
+    async with open_app(App(router)) as app, trio.open_nursery() as nursery:
+        for link in links:
+            nursery.start_soon(app.serve_session, link, Request())
+        await wait_all_tasks_blocked()
+        yield Counted(links, monkeypatch)
+        nursery.cancel_scope.cancel()
 
 
 def echoes(count: int) -> list[str]:

@@ -214,7 +214,7 @@ class MessageSpec:
             names = {**self._state.frame.f_locals, self.cls.__name__: self.cls}
             self._state = compile_class(self.cls, self._state, names, _reply_of(self.cls, names))
         compiled = self._state
-        self.is_compiled: bool = True
+        self.is_compiled = True
         if not compiled.meta:  # what is declared there is looked at by the slow path
             self._accept, self._encode = compiled.accept, compiled.encode
         return compiled
