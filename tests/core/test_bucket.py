@@ -17,6 +17,7 @@ from trio_wskit._core.bucket import (
     check_cost,
     due,
     merge_spends,
+    refusal,
     seconds_until,
     take,
     tokens,
@@ -309,3 +310,12 @@ def test_a_wait_is_mended_where_the_sum_of_floats_falls_short() -> None:
     now, unit = 1.0, 2.0**53
     wait = seconds_until(round(now * unit) + 1, now, unit)
     assert now + wait > now
+
+
+def test_a_refusal_says_when_to_come_back_or_that_it_is_pointless() -> None:
+    later = refusal(Decision(False, 2, 1.5), 3, Policy(5, 1))
+    assert (later.code, later.message, later.retry_after) == ("RESOURCE_EXHAUSTED", "Rate limit exceeded", 1.5)
+    assert later.details == {"cost": 3, "capacity": 5, "remaining": 2}
+    never = refusal(Decision(False, 5, None), 10, Policy(5, 1))
+    assert (never.code, never.message) == ("FAILED_PRECONDITION", "Operation cost exceeds capacity")
+    assert (never.details, never.retry_after) == ({"cost": 10, "capacity": 5}, None)
