@@ -412,6 +412,14 @@ async def test_several_may_listen_on_one_port_if_all_agree() -> None:
             await serve(App(router), "127.0.0.1", one.port)
 
 
+@pytest.mark.skipif(not (socket.has_ipv6 and hasattr(socket, "SO_REUSEPORT")), reason="the system has no IPv6")
+@pytest.mark.parametrize("reuse_port", [False, True])
+async def test_an_address_of_ipv6_has_brackets_in_its_url(reuse_port: bool) -> None:
+    async with serving(App(router), host="::1", reuse_port=reuse_port) as server, await connect(server) as client:
+        assert server.urls == [f"ws://[::1]:{server.port}"]
+        assert await echoes(client)
+
+
 async def test_every_interface_is_listened_on_without_a_host() -> None:
     async with serving(App(router), host=None) as server:
         assert all(url.startswith("ws://") for url in server.urls)

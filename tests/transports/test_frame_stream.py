@@ -259,10 +259,13 @@ async def test_without_a_broken_protocol_nobody_lingers() -> None:
 async def test_lingering_ends_after_a_second_or_when_it_is_cancelled(kind: str) -> None:
     async with open_pair(kind) as (ours, theirs):
         ours.last_words = lambda: close_frame(1002)
-        with trio.move_on_after(0.01) as scope:
-            await ours.aclose()
-        assert scope.cancelled_caught
-        assert await read_to_the_end(theirs) == close_frame(1002)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ours.aclose)
+            assert await read_exactly(theirs, 4) == close_frame(1002)
+            nursery.cancel_scope.cancel()
+        assert await read_to_the_end(theirs) == b""
+        with pytest.raises(ENDED):
+            await ours.send_all(b"late")
     async with open_pair(kind) as (ours, theirs):
         ours.last_words = lambda: close_frame(1002)
         started = trio.current_time()
