@@ -503,7 +503,7 @@ async def test_a_client_that_floods_and_leaves_is_noticed_though_nobody_reads(
 @on_both
 async def test_slow_handshakes_by_the_hundred_keep_nobody_out(transport: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
-    app = App(echo_router(), limits=Limits(handshake_timeout=0.5, max_connections=1))
+    app = App(echo_router(), limits=Limits(handshake_timeout=1.0, max_connections=1))
     async with serving(app, transport) as server:
         idle: list[Any] = [await trio.open_tcp_stream("127.0.0.1", server.port) for _ in range(300)]
         async with await connect(server) as client:

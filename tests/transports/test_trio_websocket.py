@@ -185,7 +185,7 @@ async def test_pings_and_pongs_never_end_a_connection() -> None:
 async def test_the_heartbeat_finds_a_peer_that_answers_a_close_never() -> None:
     """The library waits for ever to answer a close where nothing can be sent; and then knows nothing of the end."""
     router, ended = make_router()
-    app = App(router, limits=Limits(ping_interval=0.2, ping_timeout=0.2, close_timeout=0.2, write_timeout=100))
+    app = App(router, limits=Limits(ping_interval=0.5, ping_timeout=0.2, close_timeout=0.2, write_timeout=100))
     async with serving_it(app) as server, await connect(server) as client:
         await until(lambda: app.sessions)
         [session] = app.sessions
