@@ -200,7 +200,7 @@ def test_both_tabs_come_back_after_a_restart(enter: Open, demo: DemoServer) -> N
         tab.until_text("#notice", "your text is kept")
         tab.until_text("#working", "The server is away.")
         tab.until("document.querySelector('#send').ariaDisabled === 'true'")
-    bob.until_text("#count-result", "The connection was lost.")
+    bob.until_text("#count-result", "The server has stopped the work.")
     ada.focus("#draft")
     ada.type("written while it was away")
     ada.press("Enter")  # kept: there is nobody to send it to
