@@ -496,7 +496,7 @@ async def _serve_until(
 
 
 async def _until_refused(server: Any) -> None:
-    with trio.fail_after(2):
+    with trio.fail_after(1):
         while True:
             try:
                 await trio.aclose_forcefully(await open_stream(server))
