@@ -98,3 +98,13 @@ def test_a_reservation_is_settled_for_no_more_than_was_reserved(actual: Any) -> 
         reservation.settle(actual)
     assert caught.value.code == "INVALID_ARGUMENT"
     assert reservation.owed(failed=False) == 5
+
+
+def test_a_later_reservation_is_settled_before_an_earlier_one() -> None:
+    ledger = Ledger(0)
+    first = ledger.reserve(0, 5)
+    second = ledger.reserve(0, 7)
+    ledger.settle(second, 2)
+    assert ledger.full_at == plain([(0, 5), (0, 2)])
+    ledger.settle(first, 0)
+    assert ledger.full_at == plain([(0, 2)])

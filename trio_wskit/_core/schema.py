@@ -103,7 +103,7 @@ class MessageSpec:
         self._encode: Encode = _gives_up
         self._reply: MessageSpec | None = None
         self._knows_reply = False
-        self.is_compiled = False
+        self.is_compiled: bool = False
 
     @property
     def reply(self) -> MessageSpec | None:
