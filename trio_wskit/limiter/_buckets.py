@@ -12,6 +12,7 @@ Rules:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Final, final
 
@@ -54,6 +55,7 @@ class Buckets:
         "_clock",
         "_cursor",
         "_grid",
+        "_latest",
         "_ledgers",
         "_limit",
         "_mask",
@@ -91,12 +93,14 @@ class Buckets:
         self._room = [min(_SMALL, self._limit)] * shards
         self._next_full = [0] * shards
         self._ledgers: dict[str, Ledger] = {}
-        # The present: the latest instant that the clock has shown. A clock that goes back stands still here.
-        self._tick = -(1 << 200)
+        # The present: the latest that the clock has shown, for a clock that goes back stands still here. In ticks it is
+        # set by `_set_clock` alone; the quick path has no use for that.
+        self._latest: float = -math.inf
+        self._tick = 0
         # Once round in the time that an empty bucket takes to fill, but neither in a hurry nor idle.
-        fill = grid.burst // grid.grains_per_tick
-        self._sweep_every = min(max(fill // shards, 20 * _MILLISECOND), 1000 * _MILLISECOND)
-        self._sweep_at = self._tick
+        fill = grid.burst // (grid.grains_per_tick * shards)
+        self._sweep_every = min(max(fill, 20 * _MILLISECOND), 1000 * _MILLISECOND) / TICKS_PER_SECOND
+        self._sweep_at: float = -math.inf
         self._cursor = 0
 
     def consume_nowait(self, key: str, cost: int = 1) -> Decision:
@@ -116,19 +120,18 @@ class Buckets:
             if cost.__class__ is not int or cost < 1:
                 return self._look(key, check_cost(cost), now)
             grains *= cost
-        tick = round(now * 1e9)
-        if self._tick <= tick < self._sweep_at:
-            self._tick = tick
+        if self._latest <= now < self._sweep_at:
+            self._latest = now
+            tick = round(now * 1e9)
         else:
-            tick = self._tick_or_sweep(tick)
+            tick = self._set_clock(now)
         instant = tick * self._per_tick
         place = hash(key) & self._mask
         shard = self._shards[place]
         full_at = shard.get(key)
         if full_at is None:
-            if key in self._ledgers or (len(shard) >= self._room[place] and not self._make_room(place)):
+            if key in self._ledgers or len(shard) >= self._room[place]:
                 return self._take_slowly(key, cost, now)
-            shard = self._shards[place]
             full_at = instant
         elif full_at < instant:
             full_at = instant
@@ -228,26 +231,23 @@ class Buckets:
 
     # --- the rare cases ---
 
-    def _tick_or_sweep(self, tick: int) -> int:
-        """The present, where it went back or a sweep is due: the first call is one of these, and all of a new run."""
-        if self._run_of is not None and (run := self._run_of()) is not self._run:
-            # Another time, which has nothing to do with the one before.
-            self._run = run
-            self._tick = self._sweep_at = tick
-            self._clear()
-        self._tick = tick = max(self._tick, tick)
-        if tick >= self._sweep_at:
-            self._sweep_at = tick + self._sweep_every
+    def _set_clock(self, now: float) -> int:
+        """Set the present, and sweep if it is time; returns the present in ticks."""
+        if not self._latest <= now < self._sweep_at:
+            # The first call comes here, a clock that went back, and before long every new run.
+            if self._run_of is not None and (run := self._run_of()) is not self._run:
+                # Another time, which has nothing to do with the one before.
+                self._run = run
+                self._latest = self._sweep_at = -math.inf
+                self._clear()
+            now = max(now, self._latest)
+        self._latest = now
+        self._tick = round(now * TICKS_PER_SECOND)
+        if now >= self._sweep_at:
+            self._sweep_at = now + self._sweep_every
             self._cursor = (self._cursor + 1) & self._mask
             self._sweep(self._cursor)
-        return tick
-
-    def _set_clock(self, now: float) -> None:
-        tick = round(now * TICKS_PER_SECOND)
-        if self._tick <= tick < self._sweep_at:
-            self._tick = tick
-        else:
-            self._tick_or_sweep(tick)
+        return self._tick
 
     def _take_slowly(self, key: str, cost: int, now: float) -> Decision:
         decision = self._look(key, cost, now)
