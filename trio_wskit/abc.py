@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol, runtime_checkable
+
+import trio
 
 from trio_wskit._core.bucket import Decision, Decisions, Policy, Spend
 from trio_wskit._core.publishing import PublishEnvelope, PublishResult
 from trio_wskit._core.reservations import Reservation
 
 __all__ = [
+    "BrokerConsumer",
+    "Deliver",
     "IdempotencyStore",
     "ImmediateRateLimiter",
     "PubSubDriver",
@@ -122,7 +126,10 @@ class PubSubDriver(Protocol):
         ...
 
     async def subscribe(self, client_id: str, topic: str) -> None:
-        """Subscribe a client of this process; no change where it is so already."""
+        """Subscribe a client of this process; no change where it is so already.
+
+        Cancelled, or failed: it may have happened; whoever called undoes it with `unsubscribe`.
+        """
         ...
 
     async def unsubscribe(self, client_id: str, topic: str) -> None:
@@ -143,6 +150,25 @@ class PubSubDriver(Protocol):
 
     async def aclose(self) -> None:
         """Let go of what the driver holds."""
+        ...
+
+
+Deliver = Callable[[PublishEnvelope], Awaitable[None]]
+"""Gives an envelope that came from another process to the subscribers of this one. It never raises for them."""
+
+
+class BrokerConsumer(Protocol):
+    """The way in from other processes, and nothing else: it keeps no subscription and writes no frame."""
+
+    async def run(self, deliver: Deliver, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Consume, and call ``await deliver(envelope)`` for each envelope that another process published, in order.
+
+        Call ``task_status.started()`` once nothing that is published from now on can be missed. Return or raise when
+        the link is lost, rather than mend it in silence: whoever supervises the consumer runs it again, and counts an
+        epoch more, for something may have been missed in between.
+
+        Cancelled: it lets go of the link; the envelope that is being delivered may have reached some subscribers only.
+        """
         ...
 
 
