@@ -190,7 +190,7 @@ def check_nothing_left(client: Client, server: Server) -> None:
     stats = client.stats
     assert (client.state, stats.pending, stats.queued) == ("closed", 0, 0)
     inside: Any = client
-    assert inside._queue.queued_bytes == 0
+    assert inside._turns._queue.queued_bytes == 0
     assert inside._life.link is None
     assert server.open_links == 0
     assert server.most_at_once <= 1

@@ -6,7 +6,6 @@ from trio_wskit.client._auth import Handshake as Handshake
 from trio_wskit.client._auth import TokenAuth as TokenAuth
 from trio_wskit.client._calls import ClientCall as ClientCall
 from trio_wskit.client._client import Client as Client
-from trio_wskit.client._client import ClientStats as ClientStats
 from trio_wskit.client._connect import Connector as Connector
 from trio_wskit.client._connect import Opened as Opened
 from trio_wskit.client._lifecycle import State as State
@@ -15,6 +14,7 @@ from trio_wskit.client._open import open_client as open_client
 from trio_wskit.client._queue import QueueOptions as QueueOptions
 from trio_wskit.client._reconnect import Reconnect as Reconnect
 from trio_wskit.client._retry import Retry as Retry
+from trio_wskit.client._stats import ClientStats as ClientStats
 from trio_wskit.client._streams import Overflow as Overflow
 from trio_wskit.client._streams import Stream as Stream
 from trio_wskit.client._subscriptions import Gap as Gap

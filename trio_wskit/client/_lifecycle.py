@@ -94,7 +94,6 @@ class Lifecycle:
         flusher: Flusher,
         receiver: Receiver,
         bell: Bell,
-        listener: Listener,
         randomness: Callable[[], float],
     ) -> None:
         self.state: State = "connecting"
@@ -112,7 +111,7 @@ class Lifecycle:
         self._flusher = flusher
         self._receiver = receiver
         self._bell = bell  # rung for whoever waits for a stream
-        self._listener = listener
+        self._listener: Listener  # from `run` on
         self._randomness = randomness
         self._changes = Bell()
         self._change = StateChange("connecting")
@@ -177,8 +176,9 @@ class Lifecycle:
 
     # The life.
 
-    async def run(self) -> None:
+    async def run(self, listener: Listener) -> None:
         """Live until `close`, or until it gives up. Cancelled: says goodbye, for at most a second."""
+        self._listener = listener
         end = ConnectionClosed(1000, "")
         try:
             end = await self._live()

@@ -13,13 +13,21 @@ import trio
 
 from trio_wskit._core.options import Limits
 from trio_wskit._outbox import Flusher
+from trio_wskit.client._asking import Asker
 from trio_wskit.client._auth import Handshake, TokenAuth
 from trio_wskit.client._client import Client
 from trio_wskit.client._connect import Connector, Dialer, Target
 from trio_wskit.client._lifecycle import Lifecycle
-from trio_wskit.client._queue import QueueOptions
+from trio_wskit.client._listening import Listening
+from trio_wskit.client._queue import OfflineQueue, QueueOptions
+from trio_wskit.client._receive import Receiver
 from trio_wskit.client._reconnect import Reconnect
+from trio_wskit.client._requests import Requests
 from trio_wskit.client._retry import Retry
+from trio_wskit.client._sending import Sender
+from trio_wskit.client._streams import Bell
+from trio_wskit.client._subscriptions import Subscriptions
+from trio_wskit.client._turns import Turns
 from trio_wskit.errors import ConfigError, TrioWskitError
 
 __all__ = ["open_client"]
@@ -99,16 +107,10 @@ async def open_client(
             max_message_bytes=limits.max_frame_bytes,
         )
     flusher = Flusher()
-    client = Client(
-        limits=limits,
-        queue=queue,
-        max_pending=max_pending,
-        handler_capacity=handler_capacity,
-        retry=retry,
-        send_deadlines=send_deadlines,
-        wall_clock=wall_clock,
-        randomness=randomness,
-    )
+    bell = Bell()
+    requests = Requests(max_pending, bell.ring)
+    receiver = Receiver(requests, bell, handler_capacity)
+    waiting = OfflineQueue(queue, receiver.failed)
     life = Lifecycle(
         label=target.label,
         connect=connect,
@@ -121,18 +123,44 @@ async def open_client(
         reconnect=reconnect,
         limits=limits,
         flusher=flusher,
-        receiver=client.receiver,
-        bell=client.bell,
-        listener=client,
+        receiver=receiver,
+        bell=bell,
         randomness=randomness,
     )
-    client.live(life)
+    sender = Sender(life, waiting, requests, wall_clock)
+    asker = Asker(
+        life=life,
+        sender=sender,
+        requests=requests,
+        retry=retry,
+        call_timeout=limits.call_timeout,
+        send_deadlines=send_deadlines,
+        randomness=randomness,
+    )
+    subscriptions = Subscriptions(sender)
+    turns = Turns(
+        life=life,
+        requests=requests,
+        receiver=receiver,
+        sender=sender,
+        queue=waiting,
+        subscriptions=subscriptions,
+        bell=bell,
+    )
+    client = Client(
+        life=life,
+        turns=turns,
+        receiver=receiver,
+        sender=sender,
+        asker=asker,
+        listening=Listening(life, receiver, subscriptions, bell),
+    )
     failure: BaseException | None = None
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(flusher.run)
-            nursery.start_soon(client.receiver.run_handlers)
-            nursery.start_soon(life.run)
+            nursery.start_soon(receiver.run_handlers)
+            nursery.start_soon(life.run, turns)
             try:
                 if wait:
                     await client.wait_open()
