@@ -237,6 +237,27 @@ async def test_a_peer_that_broke_the_protocol_reads_why_though_it_has_not_stoppe
 
 
 @every_kind
+async def test_a_second_close_does_not_cut_the_first_one_short(kind: str) -> None:
+    async with open_pair(kind) as (ours, theirs), trio.open_nursery() as nursery:
+        ours.last_words = lambda: close_frame(1002)
+        nursery.start_soon(ours.aclose)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        closed_again = trio.Event()
+
+        async def close_again() -> None:
+            await ours.aclose()
+            closed_again.set()
+
+        nursery.start_soon(close_again)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert not closed_again.is_set()
+        await theirs.send_all(b"still talking")  # which would be answered with a reset
+        assert await read_exactly(theirs, len(close_frame(1002))) == close_frame(1002)
+        await trio.aclose_forcefully(theirs)
+        await closed_again.wait()
+
+
+@every_kind
 async def test_a_close_frame_that_the_library_has_sent_is_not_sent_again(kind: str) -> None:
     async with open_pair(kind) as (ours, theirs), trio.open_nursery() as nursery:
         ours.last_words = lambda: close_frame(1009)

@@ -71,6 +71,7 @@ class FrameStream(trio.abc.Stream):
         self._turn = trio.lowlevel.ParkingLot()
         self._close_sent = False
         self._lingering = False  # nobody but `aclose` reads any more
+        self._last_words_said: trio.Event | None = None  # there once somebody says them
         self.last_words: Callable[[], bytes] | None = None
 
     # Reading, by the library.
@@ -229,18 +230,23 @@ class FrameStream(trio.abc.Stream):
     async def aclose(self) -> None:
         """Close. A peer that broke the protocol first gets the close frame that is due, unless a frame is half sent.
 
-        Cancelled: the link is dropped.
+        A second one waits for the first, which may still talk. Cancelled: the link is dropped.
         """
         words = b""
         if self.last_words is not None and not self._torn:
             words, self.last_words = self.last_words(), None
         try:
-            if words:
+            if self._last_words_said is not None:
+                await self._last_words_said.wait()
+            elif words:
+                self._last_words_said = trio.Event()
                 with trio.move_on_after(_LINGER_SECONDS), contextlib.suppress(*_ENDED):
                     if not self._close_sent:
                         await self.send_all(words)
                     await self._linger()
         finally:
+            if self._last_words_said is not None:
+                self._last_words_said.set()
             self.abort()
         if self._stream is not None:
             await self._stream.aclose()
