@@ -92,3 +92,31 @@ async def test_a_store_that_does_not_answer_refuses_with_503(
         refused = await refusal(house, Request(remote="203.0.113.7"))
         assert refused is not None
         assert (refused.status, refused.headers) == (503, {"Retry-After": "2"})
+
+
+async def test_every_handshake_is_counted_once(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def nobody(request: Request) -> None:
+        return None
+
+    def key(request: Request) -> str | None:
+        if request.target == "/broken":
+            raise ValueError("mine")
+        return None if request.target == "/free" else "all"
+
+    guard = limit_handshakes(MemoryRateLimiter(Policy(1, 1)), nobody, key=key)
+    async with open_house(Router(), authenticate=guard) as house:
+        statuses = [
+            refused.status
+            for target in ("/", "/", "/free", "/broken")
+            if (refused := await refusal(house, Request(target=target))) is not None
+        ]
+        assert statuses == [401, 429, 401, 500]  # who is let through may be refused by authenticate
+        assert len(house.logged()) == 1
+
+        async def down(_: object, key: str, cost: int = 1) -> Decision:
+            raise WsKitError("UNAVAILABLE")
+
+        monkeypatch.setattr(MemoryRateLimiter, "consume", down)
+        await refusal(house, Request())
+    counts = guard.counts
+    assert (counts.passed, counts.refused, counts.impossible, counts.failed, counts.spent) == (2, 1, 0, 2, 1)

@@ -91,7 +91,7 @@ async def test_the_third_of_two_is_refused_and_its_handler_not_called(autojump_c
         }
         assert said == ["a", "b"]
         assert told == [LimitExceeded("rate", 3, 2, client.client_id)]
-        assert (limit.passed, limit.refused) == (2, 1)
+        assert (limit.counts.passed, limit.counts.refused, limit.counts.spent) == (2, 1, 2)
         await trio.sleep(2)
         client.say("d")
         assert await client.heard() == []
@@ -148,7 +148,7 @@ async def test_what_costs_nothing_passes_and_no_key_is_asked_for(autojump_clock:
     async with open_house(router) as house:
         (await house.connect()).say("a", "b", "c")
     assert said == ["a", "b", "c"]
-    assert limit.passed == 3
+    assert (limit.counts.passed, limit.counts.spent) == (3, 0)
 
 
 async def test_types_have_budgets_of_their_own_by_default_and_one_together_by_user(
@@ -218,7 +218,7 @@ async def test_stacked_limits_refuse_independently(autojump_clock: MockClock) ->
         client.say(*"abcdef")
         assert [error_of(one) for one in await client.heard()] == ["RESOURCE_EXHAUSTED"]
     assert said == list("abcde")
-    assert wide.passed == 6
+    assert wide.counts.passed == 6
 
 
 async def test_several_budgets_are_paid_together_or_not_at_all(autojump_clock: MockClock) -> None:
@@ -304,6 +304,35 @@ async def test_a_store_that_does_not_answer_is_unavailable_to_the_client(autojum
         client.say("a")
         assert [(one["code"], one["retryAfterMs"]) for one in await payloads(client)] == [("UNAVAILABLE", 500)]
     assert said == []
+
+
+async def test_every_message_is_counted_once(autojump_clock: MockClock) -> None:
+    class Moody(Slow):
+        async def consume(self, key: str, cost: int = 1) -> Decision:
+            if cost == 13:
+                raise WsKitError("UNAVAILABLE")
+            return await super().consume(key, cost)
+
+    limit = rate_limit(Moody(Policy(5, 0.001)), cost=lambda ctx: int(ctx.payload.text), stage="message")
+    router, said = router_with(limit)
+    async with open_house(router) as house:
+        client = await house.connect()
+        client.say("0", "3", "2", "2", "6", "13", "-1", "no cost")
+        await trio.sleep(20)
+        await client.heard()
+        # The last of them is a ValueError: a mistake of the function, and of nobody else.
+        assert len(house.logged()) == 1
+    counts = limit.counts
+    assert (counts.passed, counts.refused, counts.impossible, counts.failed, counts.spent) == (3, 1, 1, 3, 5)
+    assert said == ["0", "3", "2"]
+
+
+async def test_all_budgets_of_a_message_count_as_spent(autojump_clock: MockClock) -> None:
+    limit = rate_limit(MemoryRateLimiter(Policy(5, 1)), budgets=[Budget(per_connection, 2), Budget(per_user, 1)])
+    router, _ = router_with(limit)
+    async with open_house(router) as house:
+        (await house.connect()).say("a")
+    assert (limit.counts.passed, limit.counts.spent) == (1, 3)
 
 
 async def test_a_hook_that_raises_changes_nothing(autojump_clock: MockClock) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from trio_wskit.middleware.auth import require_authenticated as require_authenticated
 from trio_wskit.middleware.auth import require_permission as require_permission
+from trio_wskit.middleware.counts import RateLimitCounts as RateLimitCounts
+from trio_wskit.middleware.handshakes import HandshakeLimit as HandshakeLimit
 from trio_wskit.middleware.handshakes import limit_handshakes as limit_handshakes
 from trio_wskit.middleware.handshakes import remote_address as remote_address
 from trio_wskit.middleware.keys import address_key as address_key

@@ -12,12 +12,14 @@ from trio_wskit._context import Context
 from trio_wskit._core.bucket import Decision, Policy, check_cost, refusal
 from trio_wskit.abc import ImmediateRateLimiter, RateLimiter
 from trio_wskit.errors import ConfigError, WsKitError
+from trio_wskit.middleware.counts import RateLimitCounts
 from trio_wskit.middleware.keys import per_user_per_type
 
 __all__ = ["Budget", "Cost", "Key", "RateLimit", "rate_limit"]
 
 Key: TypeAlias = "Callable[[Context[Any]], str]"
 Cost: TypeAlias = "int | Callable[[Context[Any]], int]"
+_Spend: TypeAlias = "tuple[str, int, Policy]"
 
 
 @final
@@ -42,8 +44,7 @@ class RateLimit:
 
     Attributes:
         stage: when it runs.
-        passed: messages let through, those that cost nothing among them.
-        refused: messages that came too soon, or cost more than a bucket holds.
+        counts: what it has done so far.
     """
 
     def __init__(self, limiter: RateLimiter, budgets: Sequence[Budget], stage: str) -> None:
@@ -51,27 +52,39 @@ class RateLimit:
         self._immediate = limiter if isinstance(limiter, ImmediateRateLimiter) else None
         self._budgets = tuple(budgets)
         self.stage: str = stage
-        self.passed: int = 0
-        self.refused: int = 0
+        self.counts: RateLimitCounts = RateLimitCounts()
 
     async def __call__(self, ctx: Context[Any], call_next: Callable[[], Awaitable[Any]]) -> Any:
         """Pay, and go on; or raise."""
-        spends: list[tuple[str, int, Policy]] = []
+        try:
+            refused = await self._refusal(ctx)
+        except Exception:
+            self.counts.failed += 1
+            raise
+        if refused is not None:
+            (_, cost, policy), decision = refused
+            self.counts.turned_away(decision)
+            ctx.session.limit_exceeded("rate", policy.capacity - decision.remaining + cost, policy.capacity)
+            raise refusal(decision, cost, policy)
+        self.counts.passed += 1
+        return await call_next()
+
+    async def _refusal(self, ctx: Context[Any]) -> tuple[_Spend, Decision] | None:
+        """Pay all; or nothing, and then say which of those who refuse does so for longest."""
+        spends: list[_Spend] = []
         for budget in self._budgets:
             cost = check_cost(budget.cost(ctx) if callable(budget.cost) else budget.cost)
             if cost:
                 spends.append((budget.key(ctx), cost, budget.policy or self._limiter.policy))
-        if spends:
-            refused = [(spend, said) for spend, said in zip(spends, await self._pay(spends), strict=True) if not said]
-            if refused:
-                self.refused += 1
-                (_, cost, policy), decision = max(refused, key=_wait)
-                ctx.session.limit_exceeded("rate", policy.capacity - decision.remaining + cost, policy.capacity)
-                raise refusal(decision, cost, policy)
-        self.passed += 1
-        return await call_next()
+        if not spends:
+            return None
+        refused = [(spend, said) for spend, said in zip(spends, await self._pay(spends), strict=True) if not said]
+        if refused:
+            return max(refused, key=_wait)
+        self.counts.spent += sum(cost for _, cost, _ in spends)
+        return None
 
-    async def _pay(self, spends: Sequence[tuple[str, int, Policy]]) -> Sequence[Decision]:
+    async def _pay(self, spends: Sequence[_Spend]) -> Sequence[Decision]:
         key, cost, policy = spends[0]
         if len(spends) == 1 and policy == self._limiter.policy:
             if self._immediate is not None:
