@@ -12,6 +12,7 @@ from attrs import field, frozen, validators
 
 from trio_wskit import App, Context, Limits, Router, Rpc, Session, message
 from trio_wskit.limiter import MemoryRateLimiter, Policy
+from trio_wskit.middleware import RateLimit, rate_limit
 
 # --- What goes over the wire: up_to here is upTo there, and a handler only ever sees what fits. ---
 
@@ -75,7 +76,7 @@ people: dict[str, Person] = {}  # by client id
 recent: deque[Said] = deque(maxlen=100)
 counting: set[object] = set()  # calls
 workers: trio.CapacityLimiter = trio.CapacityLimiter(2)
-limiter: MemoryRateLimiter = MemoryRateLimiter(Policy(capacity=5, tokens_per_second=0.5))
+talk: RateLimit = rate_limit(MemoryRateLimiter(Policy(capacity=5, tokens_per_second=0.5)))
 
 
 def lobby() -> Lobby:
@@ -119,10 +120,8 @@ async def join(ctx: Context[JoinRoom]) -> None:
         await ctx.topics.unsubscribe(room)
 
 
-@router.rpc(Say)
+@router.route(Say).use(talk).rpc
 async def say(ctx: Context[Say]) -> Said:
-    if not (decision := limiter.consume_nowait(ctx.client_id)):
-        ctx.error("RESOURCE_EXHAUSTED", "Not so fast.", retry_after=decision.retry_after)
     me = people.get(ctx.client_id) or ctx.error("FAILED_PRECONDITION", "Join a room first.")
     said = Said(id=uuid4(), by=me, text=ctx.payload.text, at=datetime.now(UTC))
     recent.append(said)
