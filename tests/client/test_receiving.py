@@ -38,6 +38,20 @@ async def test_handlers_run_in_the_order_of_messages_and_of_registration(autojum
         await first(News("c"))
 
 
+async def test_a_handler_that_never_waits_may_be_a_plain_function(autojump_clock: MockClock) -> None:
+    async with open_pair() as (client, server):
+        seen: list[str] = []
+
+        @client.on(News)
+        def read(news: News) -> None:
+            seen.append(news.text)
+
+        server.send("NEWS", {"text": "a"})
+        await settle()
+        read(News("b"))
+        assert seen == ["a", "b"]
+
+
 async def test_a_handler_that_fails_stops_nothing(autojump_clock: MockClock, caplog: pytest.LogCaptureFixture) -> None:
     logged: list[str] = []
     async with open_pair(logged=logged) as (client, server):

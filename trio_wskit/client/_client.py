@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import AbstractAsyncContextManager, contextmanager
-from typing import Any, TypeVar, cast, final, overload
+from typing import Any, Protocol, TypeVar, cast, final, overload
 
 from trio_wskit._core.envelope import ABSENT, Envelope
 from trio_wskit._core.frames import text_frame
@@ -15,7 +15,7 @@ from trio_wskit.client._lifecycle import Lifecycle, State, StateChange
 from trio_wskit.client._listening import Listening
 from trio_wskit.client._queue import Outgoing
 from trio_wskit.client._raw import RawMessage
-from trio_wskit.client._receive import ErrorHook, Receiver, UnhandledHook
+from trio_wskit.client._receive import ErrorHook, Handler, Receiver, UnhandledHook
 from trio_wskit.client._retry import Retry
 from trio_wskit.client._sending import Meta, Sender
 from trio_wskit.client._stats import ClientStats
@@ -29,6 +29,16 @@ __all__ = ["Client"]
 M = TypeVar("M")
 P = TypeVar("P")
 R = TypeVar("R")
+T = TypeVar("T")
+
+
+class Registrar(Protocol[M]):
+    """What `Client.on` gives as a decorator: the handler comes back as it was."""
+
+    @overload
+    def __call__(self, handler: Callable[[M], Awaitable[T]], /) -> Callable[[M], Awaitable[T]]: ...
+    @overload
+    def __call__(self, handler: Callable[[M], None], /) -> Callable[[M], None]: ...
 
 
 @final
@@ -260,14 +270,17 @@ class Client:
     # Receiving.
 
     @overload
-    def on(self, cls: type[M]) -> Callable[[Callable[[M], Awaitable[object]]], Callable[[M], Awaitable[object]]]: ...
+    def on(self, cls: type[M]) -> Registrar[M]: ...
     @overload
-    def on(self, cls: type[M], handler: Callable[[M], Awaitable[object]]) -> Callable[[], None]: ...
-    def on(self, cls: type[M], handler: Callable[[M], Awaitable[object]] | None = None) -> Any:
+    def on(
+        self, cls: type[M], handler: Callable[[M], Awaitable[object]] | Callable[[M], None]
+    ) -> Callable[[], None]: ...
+    def on(self, cls: type[M], handler: Callable[[M], Awaitable[object] | None] | None = None) -> Any:
         """Call a handler with each message of a class: ``@client.on(News)``, or ``remove = client.on(News, handler)``.
 
-        Handlers run one after the other, in the order in which messages came, and for one message in the order in
-        which they were registered. One that raises stops no other: see `on_error`.
+        A handler is a coroutine function, or a plain function that never waits. Handlers run one after the other, in
+        the order in which messages came, and for one message in the order in which they were registered. One that
+        raises stops no other: see `on_error`.
 
         Returns:
             As a decorator, the handler; else a function that removes it.
@@ -276,7 +289,7 @@ class Client:
         if handler is not None:
             return self._receiver.add_handler(spec, handler)
 
-        def decorate(handler: Callable[[M], Awaitable[object]]) -> Callable[[M], Awaitable[object]]:
+        def decorate(handler: Handler) -> Handler:
             self._receiver.add_handler(spec, handler)
             return handler
 

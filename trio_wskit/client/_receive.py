@@ -15,7 +15,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, final
 
 import attrs
-import trio
 
 from trio_wskit._core.envelope import ERROR, RPC_ERROR, Envelope, is_reserved
 from trio_wskit._core.schema import MessageSpec
@@ -26,7 +25,7 @@ __all__ = ["ErrorHook", "Handler", "Receiver", "Tap", "UnhandledHook"]
 
 logger = logging.getLogger("trio_wskit.client")
 
-Handler = Callable[[Any], Awaitable[object]]
+Handler = Callable[[Any], Awaitable[object] | None]
 UnhandledHook = Callable[[Envelope], object]
 ErrorHook = Callable[[Exception, Envelope | None], object]
 
@@ -169,9 +168,9 @@ class Receiver:
         async for tap, handler, message, envelope in self._jobs:
             if tap.is_open:
                 try:
-                    await handler(message)
-                except trio.Cancelled:
-                    raise
+                    running = handler(message)
+                    if running is not None:
+                        await running
                 except Exception as error:
                     if self.on_error:
                         self.failed(error, envelope)
