@@ -20,6 +20,8 @@ from trio_wskit import (
     WsKitError,
     message,
 )
+from trio_wskit.limiter import MemoryRateLimiter, Policy
+from trio_wskit.middleware import Cost, rate_limit
 
 __all__ = ["app_for"]
 
@@ -404,6 +406,17 @@ def _guarded() -> App:
     return App(guarded)
 
 
+def _limited(policy: Policy, cost: Cost = 1) -> App:
+    limited = Router().merge(router)
+    # The clock stands still: how long to wait does not depend on how quick the test is.
+    limited.use(rate_limit(MemoryRateLimiter(policy, clock=lambda: 0.0), cost=cost))
+    return App(limited)
+
+
+def _half(_: Context[Any]) -> Any:
+    return 0.5
+
+
 def _failing_to_open() -> App:
     failing = Router()
 
@@ -434,6 +447,9 @@ _APPS: Final[dict[int, Callable[[], App]]] = {
     84: lambda: App(router, limits=Limits(max_payload_bytes=64, on_exceeded="custom")),
     86: lambda: App(router, limits=Limits(max_payload_bytes=16)),  # a frame may have four times as much
     88: lambda: App(router, limits=Limits(max_calls=1)),
+    90: lambda: _limited(Policy(2, 1)),
+    92: lambda: _limited(Policy(2, 1), _half),
+    94: lambda: _limited(Policy(1, 3)),
     96: lambda: App(router, authenticate=_authenticate),
     98: lambda: App(router, authenticate=_authenticate),
     100: lambda: App(router, authenticate=_authenticate),

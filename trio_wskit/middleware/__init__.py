@@ -14,5 +14,7 @@ from trio_wskit.middleware.keys import per_connection as per_connection
 from trio_wskit.middleware.keys import per_user as per_user
 from trio_wskit.middleware.keys import per_user_per_type as per_user_per_type
 from trio_wskit.middleware.rate_limit import Budget as Budget
+from trio_wskit.middleware.rate_limit import Cost as Cost
+from trio_wskit.middleware.rate_limit import Key as Key
 from trio_wskit.middleware.rate_limit import RateLimit as RateLimit
 from trio_wskit.middleware.rate_limit import rate_limit as rate_limit
