@@ -30,7 +30,7 @@ from trio_wskit._outbox import Flusher
 from trio_wskit._router import Router
 from trio_wskit._session import LimitExceeded, Services, Session
 from trio_wskit._work import Drain, DrainReport, Work
-from trio_wskit.abc import IdempotencyStore, PubSubDriver, Transport
+from trio_wskit.abc import BrokeredDriver, IdempotencyStore, PubSubDriver, Transport
 from trio_wskit.errors import ConfigError, ConnectionClosed, PubSubError, Reject
 from trio_wskit.pubsub._desk import Desk
 from trio_wskit.pubsub._hub import Hub
@@ -108,7 +108,8 @@ class App:
         origins: pages that may connect, such as ``{"https://example.org"}``; ``{"*"}`` for all. None: only pages from
             the host that they connect to.
         limits: the bounds.
-        pubsub: the driver; by default a `MemoryPubSub` of its own.
+        pubsub: the driver; by default a `MemoryPubSub` of its own. What `with_broker` gives is run while the app is
+            open.
         topics: what a topic may be called, and how many there may be.
         policy: who may subscribe and publish, and hooks for both.
         overflow: what happens to a subscriber whose outbox is full: ``disconnect`` it with 1013, ``drop_oldest`` or
@@ -183,10 +184,12 @@ class App:
         self._places = 0  # handshakes and sessions that hold a place
         self._places_by_address: dict[str, int] = {}
         self._places_by_identity: dict[str, int] = {}
+        self._brokered = self._driver if isinstance(self._driver, BrokeredDriver) else None
         self._draining = False
         self._drained: trio.Event | None = None  # there while a drain runs, and after
         self._report: DrainReport | None = None
         self._last_gone: trio.Event | None = None  # who waits for the last session
+        self._broker_failure: PubSubError | None = None
 
     def __repr__(self) -> str:
         return f"<App of {self.router!r}, {len(self._sessions)} sessions>"
@@ -203,8 +206,29 @@ class App:
 
     @property
     def ready(self) -> bool:
-        """True while the app is open and takes new connections."""
+        """True while the app is open, takes new connections, and hears its brokers.
+
+        One that does not hear its brokers for a while serves its clients all the same.
+        """
+        return self._takes_connections and (self._brokered is None or self._brokered.ready)
+
+    @property
+    def _takes_connections(self) -> bool:
         return self._services is not None and not self._draining
+
+    async def wait_ready(self) -> None:
+        """Wait until the app hears its brokers. It may be so no more when this returns.
+
+        Raises:
+            RuntimeError: the app is not open.
+
+        Cancelled: nothing has changed.
+        """
+        self._opened()
+        if self._brokered is None:
+            await trio.lowlevel.checkpoint()
+        else:
+            await self._brokered.wait_ready()
 
     def _opened(self) -> Services:
         if self._services is None:
@@ -245,6 +269,8 @@ class App:
                 nursery.start_soon(heartbeat.run)
                 nursery.start_soon(leases.run)
                 try:
+                    if self._brokered is not None:
+                        await nursery.start(self._listen, self._brokered, nursery.cancel_scope)
                     yield
                 except BaseException as error:  # it leaves below, without the group that the nursery would make of it
                     failed = error
@@ -258,14 +284,29 @@ class App:
                 finally:
                     flusher.stop()  # it is shielded: nothing else ends it
                 nursery.cancel_scope.cancel()
+            if self._broker_failure is not None:
+                raise self._broker_failure
             if failed is not None:
                 raise failed
         finally:
             self._services = self._last_gone = None
             self._draining = False
-            self._drained = self._report = None
+            self._drained = self._report = self._broker_failure = None
             with trio.CancelScope(shield=True, deadline=trio.current_time() + self.limits.close_timeout):
                 await self._driver.aclose()
+
+    async def _listen(
+        self, brokered: BrokeredDriver, scope: trio.CancelScope, *, task_status: trio.TaskStatus[None]
+    ) -> None:
+        """Run the way in. Should it fail, everything is cancelled, and `lifetime` raises the failure, bare."""
+        try:
+            await brokered.run(self._publisher.deliver, missed=self._missed, task_status=task_status)
+        except PubSubError as error:
+            self._broker_failure = error
+            scope.cancel()
+
+    def _missed(self) -> None:
+        """Tell those who asked that something may have been missed, of any topic."""
 
     async def close_sessions(self, code: int = 1001, reason: str = "") -> None:
         """Close every connection at the same time; waits until all are closed, at most ``close_timeout`` seconds each.
@@ -354,7 +395,7 @@ class App:
         try:
             client_id = uuid7(int(self._wall_clock() * 1000), os.urandom(10))
             data = await self._data_of(request, client_id)
-            if not self.ready:  # look again: that may have taken its time
+            if not self._takes_connections:  # look again: that may have taken its time
                 raise Reject(503, "Shutting down", _retry_after())
             if self._identity is None:
                 return Admission(request, client_id, data, client_id)

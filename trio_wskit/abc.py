@@ -14,6 +14,7 @@ from trio_wskit._core.reservations import Reservation
 
 __all__ = [
     "BrokerConsumer",
+    "BrokeredDriver",
     "Deliver",
     "IdempotencyStore",
     "ImmediateRateLimiter",
@@ -21,6 +22,7 @@ __all__ = [
     "PushTransport",
     "RateLimiter",
     "Receiver",
+    "SelectiveConsumer",
     "Transport",
     "WatchedTransport",
 ]
@@ -163,11 +165,69 @@ class BrokerConsumer(Protocol):
     async def run(self, deliver: Deliver, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Consume, and call ``await deliver(envelope)`` for each envelope that another process published, in order.
 
-        Call ``task_status.started()`` once nothing that is published from now on can be missed. Return or raise when
-        the link is lost, rather than mend it in silence: whoever supervises the consumer runs it again, and counts an
-        epoch more, for something may have been missed in between.
+        Call ``task_status.started()`` once nothing that is published from now on can be missed, and `deliver` only
+        after that. `deliver` waits as long as it takes: consume no faster, and let no buffer grow meanwhile. It may be
+        given what this process published itself, or the same twice, where origin and id are filled in: whoever
+        supervises the consumer tells. Return or raise when the link is lost, rather than mend it in silence: then the
+        consumer is run again, and an epoch more is counted, for something may have been missed in between.
 
         Cancelled: it lets go of the link; the envelope that is being delivered may have reached some subscribers only.
+        """
+        ...
+
+
+@runtime_checkable
+class SelectiveConsumer(BrokerConsumer, Protocol):
+    """A consumer that hears only the topics it is told of, for a broker that can tell them apart.
+
+    Whoever supervises it calls `follow` for the first subscriber of this process, and `unfollow` after the last, one
+    call at a time for each topic. It may be called whether or not `run` runs.
+    """
+
+    async def follow(self, topic: str) -> None:
+        """Hear this topic, or this pattern, from when this returns.
+
+        While the link is down it remembers the topic and returns: `run` listens to all of them before it calls
+        ``started()``. Failed, or cancelled: it may have happened; `unfollow` undoes it.
+        """
+        ...
+
+    async def unfollow(self, topic: str) -> None:
+        """Hear it no more; no change where it was not heard. What is under way may still come."""
+        ...
+
+
+@runtime_checkable
+class BrokeredDriver(PubSubDriver, Protocol):
+    """A driver together with ways in. `trio_wskit.pubsub.with_broker` makes one. The app runs it while it is open."""
+
+    @property
+    def ready(self) -> bool:
+        """False while something that others publish may be missed."""
+        ...
+
+    async def wait_ready(self) -> None:
+        """Wait until it is ready. It may be so no more when this returns."""
+        ...
+
+    async def run(
+        self,
+        deliver: Deliver,
+        *,
+        missed: Callable[[], None] | None = None,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Give `deliver` what others publish, each envelope once and none of our own, until cancelled.
+
+        Args:
+            deliver: gives an envelope to the subscribers of this process.
+            missed: called when it hears again after it was deaf, before anything newer is delivered. It never waits.
+            task_status: told when the first attempt has come to something: it may be ready by then, or not yet.
+
+        Raises:
+            PubSubError: ADAPTER_ERROR: it gave up, and was told to fail then.
+
+        Cancelled: what is being delivered may have reached some subscribers only.
         """
         ...
 

@@ -162,7 +162,8 @@ async def test_the_policy_is_asked_for_context_session_and_app_alike(autojump_cl
             (None, "t", Said("app")),
         ]
         assert [(r.matched_local, r.delivered, r.conflated, r.matching) for r in results] == [(1, 1, 0, "exact")]
-        assert driver.envelopes[0] == PublishEnvelope("t", "SAID", None, {"timestamp": NOW, "a": 1}, one.client_id, "k")
+        meta = {"timestamp": NOW, "a": 1}
+        assert driver.envelopes[0] == PublishEnvelope("t", "SAID", b'{"text":"ctx"}', meta, one.client_id, "k")
         assert await one.texts() == ["session", "app"]
         assert [(got["payload"]["text"], got["meta"]) for got in await two.heard()] == [
             ("ctx", {"timestamp": NOW, "a": 1}),

@@ -7,7 +7,19 @@ from typing import Any, Final, Literal, final
 
 import attrs
 
-__all__ = ["Capability", "Matching", "Overflow", "PublishEnvelope", "PublishErrorCode", "PublishResult"]
+from trio_wskit._core.json_text import dumps, loads
+
+__all__ = [
+    "LOCAL_META",
+    "Capability",
+    "Matching",
+    "Overflow",
+    "PublishEnvelope",
+    "PublishErrorCode",
+    "PublishResult",
+    "Written",
+    "message_of",
+]
 
 Capability = Literal["exact", "estimate", "unknown"]
 Matching = Literal["exact", "prefix", "pattern"]
@@ -36,6 +48,61 @@ RETRYABLE: Final[Mapping[PublishErrorCode, bool]] = {
 }
 
 
+LOCAL_META: Final = "excludeClientId"
+"""ws-kit's servers tell one another by it whom to leave out; no client may see it."""
+
+
+@final
+class Written:
+    """A message as it was encoded, from which its payload can be cut: that costs nothing until somebody asks.
+
+    Args:
+        message: the whole message, its keys in the order type, meta, payload.
+        type_name: its type.
+        meta: its meta.
+    """
+
+    __slots__ = ("_message", "_meta", "_type")
+
+    def __init__(self, message: bytes, type_name: str, meta: Mapping[str, Any]) -> None:
+        self._message = message
+        self._type = type_name
+        self._meta = meta
+
+    @property
+    def payload(self) -> bytes | None:
+        """The payload, byte for byte; None where the message has none."""
+        head = _head(self._type, self._meta)
+        message = self._message
+        if not message.startswith(head):  # somebody has changed the meta since
+            root: dict[str, Any] = loads(message)
+            return dumps(root["payload"]) if "payload" in root else None
+        rest = message[len(head) : -1]
+        return rest[len(_PAYLOAD) :] if rest else None
+
+
+_PAYLOAD: Final = b',"payload":'
+
+
+def _head(type_name: str, meta: Mapping[str, Any]) -> bytes:
+    return b'{"type":%b,"meta":%b' % (dumps(type_name), dumps(dict(meta)))
+
+
+def message_of(type_name: str, meta: Mapping[str, Any], payload: bytes | None) -> bytes:
+    """Put a message together again: what it was before its payload was cut out, byte for byte.
+
+    Raises:
+        TypeError: the meta is not JSON.
+    """
+    if payload is None:
+        return _head(type_name, meta) + b"}"
+    return b"%b%b%b}" % (_head(type_name, meta), _PAYLOAD, payload)
+
+
+def _cut(payload: bytes | Written | None) -> bytes | None:
+    return payload.payload if isinstance(payload, Written) else payload
+
+
 @final
 @attrs.frozen
 class PublishEnvelope:
@@ -44,18 +111,35 @@ class PublishEnvelope:
     Attributes:
         topic: where it goes.
         type: the message's type on the wire.
-        payload: its payload as JSON bytes; None where it has none.
-        meta: what the publisher added.
+        meta: what the publisher added, as plain JSON values.
         exclude: the client id that shall not get it, if any.
         partition_key: messages with the same key keep their order, for drivers that divide their topics.
+        origin: the process that published it, by an id of its own; None where nobody else needs to know.
+        id: with `origin`, which of all messages this is; None where that is not known.
     """
 
     topic: str
     type: str
-    payload: bytes | None = None
+    _payload: bytes | Written | None = attrs.field(default=None, alias="payload", eq=_cut, repr=False)
     meta: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
     exclude: str | None = None
     partition_key: str | None = None
+    origin: str | None = None
+    id: str | None = None
+
+    @property
+    def payload(self) -> bytes | None:
+        """The payload as the bytes of its JSON; None where the message has none.
+
+        On the side of the publisher it is cut out of the encoded message when it is asked for, so ask once.
+        """
+        return _cut(self._payload)
+
+    def stamped(self, origin: str, id: str) -> PublishEnvelope:  # noqa: A002 - the attribute's name
+        """The same with an origin and an id."""
+        return PublishEnvelope(
+            self.topic, self.type, self._payload, self.meta, self.exclude, self.partition_key, origin, id
+        )
 
 
 @final

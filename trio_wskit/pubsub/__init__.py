@@ -4,6 +4,11 @@ from trio_wskit._core.patterns import TopicPattern as TopicPattern
 from trio_wskit._core.templates import TopicTemplate as TopicTemplate
 from trio_wskit._core.templates import topic as topic
 from trio_wskit._core.topics import TopicRules as TopicRules
+from trio_wskit.pubsub._broker import BrokerCounts as BrokerCounts
+from trio_wskit.pubsub._broker import BrokeredPubSub as BrokeredPubSub
+from trio_wskit.pubsub._broker import with_broker as with_broker
 from trio_wskit.pubsub._policy import PubSubPolicy as PubSubPolicy
+from trio_wskit.pubsub._supervise import ConsumerHealth as ConsumerHealth
+from trio_wskit.pubsub._supervise import RestartPolicy as RestartPolicy
 from trio_wskit.pubsub._topics import TopicChange as TopicChange
 from trio_wskit.pubsub.memory import MemoryPubSub as MemoryPubSub

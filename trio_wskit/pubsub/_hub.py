@@ -96,7 +96,7 @@ class Hub:
             return PublishResult.failure("ADAPTER_ERROR", cause)
         finally:
             self._publishing -= 1
-        if not result.ok or not result.matched_local:
+        if not result.ok or (result.capability == "exact" and not result.matched_local):
             return result
         delivered, dropped = self.deliver(envelope, message)
         return PublishResult(

@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, final
 
-from trio_wskit._core.publishing import PublishEnvelope, PublishErrorCode, PublishResult
+import attrs
+import trio
+
+from trio_wskit._core.envelope import RESERVED_META
+from trio_wskit._core.publishing import (
+    LOCAL_META,
+    PublishEnvelope,
+    PublishErrorCode,
+    PublishResult,
+    Written,
+    message_of,
+)
 from trio_wskit._core.schema import spec_of
 from trio_wskit.errors import PayloadInvalid, PubSubError
 from trio_wskit.pubsub._desk import Desk
@@ -17,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Publisher"]
 
-_LOCAL_META: Final = "excludeClientId"  # ws-kit's servers tell one another by it; no client may see it
+_DELIVERIES_PER_PASS: Final = 64  # a consumer whose broker has always more still lets the others run this often
 
 
 @final
@@ -45,6 +56,7 @@ class Publisher:
         self._hooks = hooks
         self._wall_clock = wall_clock
         self._is_open = is_open
+        self._until_pass = _DELIVERIES_PER_PASS
 
     async def publish(
         self,
@@ -75,7 +87,7 @@ class Publisher:
         full_meta: dict[str, Any] = {"timestamp": int(self._wall_clock() * 1000)}
         if meta:
             full_meta.update(meta)
-            full_meta.pop(_LOCAL_META, None)
+            full_meta.pop(LOCAL_META, None)
         desk = self._desk
         result: PublishResult | None = None
         name = topic
@@ -83,11 +95,11 @@ class Publisher:
             name = desk.normalise(topic)
         except Exception as cause:  # the application's; it may refuse a name, too
             result = _failure("VALIDATION", cause, topic=topic)
-        envelope = PublishEnvelope(name, spec.type, None, full_meta, exclude, partition_key)
         if result is None:
             result = self._refused(name)
         if result is None and desk.policy.authorise_publish is not None:
             result = await self._forbidden(client, name, message)
+        encoded = b""
         if result is None:
             try:
                 encoded = spec.encode(message, full_meta)
@@ -97,11 +109,38 @@ class Publisher:
                 limit = desk.rules.max_message_bytes
                 if len(encoded) > limit:
                     result = _failure("PAYLOAD_TOO_LARGE", None, observed=len(encoded), limit=limit)
-                else:
-                    result = await self._hub.publish(envelope, encoded)
+        written = Written(encoded, spec.type, full_meta) if encoded else None
+        envelope = PublishEnvelope(name, spec.type, written, full_meta, exclude, partition_key)
+        if result is None:
+            result = await self._hub.publish(envelope, encoded)
         for observer in self._hooks().observers:
             observer.published(envelope, result)
         return result
+
+    async def deliver(self, envelope: PublishEnvelope) -> None:
+        """Give what another process published to the subscribers of this one: it was checked and authorised there.
+
+        It is a cancellation point each time, but lets other tasks run only every 64th time. Cancelled: nothing is
+        delivered.
+
+        Raises:
+            TypeError: the meta is not JSON.
+        """
+        self._until_pass -= 1
+        if self._until_pass > 0:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        else:
+            self._until_pass = _DELIVERIES_PER_PASS
+            await trio.lowlevel.checkpoint()
+        meta = dict(envelope.meta)
+        exclude = meta.pop(LOCAL_META, None)
+        if envelope.exclude is None and isinstance(exclude, str):
+            envelope = attrs.evolve(envelope, exclude=exclude)
+        for key in RESERVED_META:
+            meta.pop(key, None)
+        if "timestamp" not in meta:
+            meta["timestamp"] = int(self._wall_clock() * 1000)
+        self._hub.deliver(envelope, message_of(envelope.type, meta, envelope.payload))
 
     def _refused(self, topic: str) -> PublishResult | None:
         if not self._is_open():
