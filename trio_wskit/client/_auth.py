@@ -4,21 +4,34 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, Literal, final
-from urllib.parse import parse_qsl, urlencode
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from itertools import takewhile
+from typing import Final, Literal, cast, final
+from urllib.parse import parse_qsl, quote, quote_plus, urlencode
 
 import attrs
 
 from trio_wskit.errors import ConfigError
 
-__all__ = ["Attach", "Credentials", "GetToken", "Handshake", "TokenAuth"]
+__all__ = ["Attach", "Credentials", "GetToken", "Handshake", "TokenAuth", "plain_handshake"]
 
 Attach = Literal["query", "protocol", "header"]
 GetToken = Callable[[], "str | Awaitable[str | None] | None"]
 
 _PREFIX: Final = re.compile(r"[^\s,]+")
 _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 section 5.6.2
+_OURS: Final = frozenset(
+    {
+        "connection",
+        "host",
+        "upgrade",
+        "sec-websocket-extensions",
+        "sec-websocket-key",
+        "sec-websocket-protocol",
+        "sec-websocket-version",
+    }
+)
+_TELLING: Final = 8  # characters of a token: fewer are no secret worth the damage to other words
 _FIELD_VALUE: Final = re.compile(r"[\x21-\x7e]+(?:[ \t]+[\x21-\x7e]+)*")
 
 
@@ -38,6 +51,25 @@ class Handshake:
     headers: Sequence[tuple[str, str]] = attrs.field(default=(), repr=False)
 
 
+def plain_handshake(target: str, subprotocols: Sequence[str], headers: Mapping[str, str]) -> Handshake:
+    """What every attempt asks for, before it has its token.
+
+    Raises:
+        ConfigError: it could never be sent; the text shows no value, for that may be a secret.
+    """
+    if isinstance(subprotocols, str):
+        raise ConfigError('subprotocols takes a list of names, as ["chat"], and not one text')
+    wanted = tuple(dict.fromkeys(one for one in subprotocols if one))
+    if not all(_TOKEN.fullmatch(one) for one in wanted):
+        raise ConfigError("a subprotocol is a token of RFC 9110: letters, digits, and no spaces, commas or slashes")
+    for name, value in headers.items():
+        if not _TOKEN.fullmatch(name) or name.lower() in _OURS:
+            raise ConfigError(f"headers takes fields that the handshake itself does not set, and not {name!r}")
+        if not _FIELD_VALUE.fullmatch(value):
+            raise ConfigError(f"the header field {name!r} has characters outside of visible ASCII: encode or quote it")
+    return Handshake(target, wanted, tuple(headers.items()))
+
+
 @final
 @attrs.frozen(kw_only=True)
 class Credentials:
@@ -46,8 +78,22 @@ class Credentials:
     token: str | None = attrs.field(repr=False)
 
     def scrub(self, text: str) -> str:
-        """A text without the token, whoever wrote it there."""
-        return text.replace(self.token, "•••") if self.token else text
+        """A text without the token, whoever wrote it there: as it is, as a URL has it, or cut off."""
+        if self.token:
+            for form in {self.token, quote_plus(self.token), quote(self.token, safe="")}:
+                text = _without(text, form)
+        return text
+
+
+def _without(text: str, secret: str) -> str:
+    """A text without a secret, or what is left of it where it was cut off, down to eight characters."""
+    at = text.find(secret[:_TELLING])
+    while at >= 0:
+        same = takewhile(lambda pair: pair[0] == pair[1], zip(text[at:], secret, strict=False))
+        length = sum(1 for _ in same)
+        text = f"{text[:at]}•••{text[at + length :]}"
+        at = text.find(secret[:_TELLING], at + 3)
+    return text
 
 
 @final
@@ -86,11 +132,19 @@ class TokenAuth:
             raise ConfigError("query_parameter and header take names")
 
     async def fetch(self) -> Credentials:
-        """Ask for the token. Whatever `get_token` raises comes out."""
+        """Ask for the token. Whatever `get_token` raises comes out.
+
+        Raises:
+            ConfigError: it gave something else.
+        """
         if isinstance(self.get_token, str):
             return Credentials(token=self.get_token)
-        found = self.get_token()
-        return Credentials(token=await found if inspect.isawaitable(found) else found)
+        found = cast("object", self.get_token())
+        if inspect.isawaitable(found):
+            found = await found
+        if found is not None and not isinstance(found, str):
+            raise ConfigError(f"get_token gives a text or None, not {type(found).__name__}")
+        return Credentials(token=found)
 
     def apply(self, handshake: Handshake, credentials: Credentials) -> Handshake:
         """Put the token into a handshake. None and an empty token change nothing.

@@ -8,7 +8,7 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, cast, final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import attrs
 import trio
@@ -24,6 +24,7 @@ from trio_wskit.transports.native import connect_native
 __all__ = ["Connector", "Dialer", "Opened", "Target"]
 
 _MAX_PROXY_HEAD: Final = 16384
+_LEFT_AS_IT_IS: Final = "".join(map(chr, range(0x21, 0x7F)))
 
 
 @final
@@ -83,13 +84,16 @@ class Target:
             port = parts.port
         except ValueError:
             raise ConfigError(f"not a URL of the form {plain}://host:port/path") from None
-        if parts.scheme not in schemes or not parts.hostname or parts.fragment:
+        if parts.scheme not in schemes or not parts.hostname or parts.fragment or port == 0:
             raise ConfigError(f"takes a URL of the form {plain}://host/path or {secure}://host/path")
         is_secure = parts.scheme == secure
         target = parts.path or "/"
         if parts.query:
             target += "?" + parts.query
-        host = parts.hostname
+        try:
+            host = parts.hostname.encode("idna").decode() if not parts.hostname.isascii() else parts.hostname
+        except UnicodeError:
+            raise ConfigError("the URL's host is no name of the Internet") from None
         shown = f"[{host}]" if ":" in host else host
         if port is not None:
             shown += f":{port}"
@@ -98,7 +102,7 @@ class Target:
             host,
             port or (443 if is_secure else 80),
             is_secure,
-            target,
+            quote(target, safe=_LEFT_AS_IT_IS),  # as a browser does with what it is given
             f"{parts.scheme}://{shown}{parts.path}",
             user_info,
         )
@@ -123,6 +127,7 @@ class Dialer:
         target: the server.
         ssl_context: for wss; by default the system's roots, and the host's name is checked.
         proxy: ``http://user:password@host:port``, or https; it is asked for a tunnel with CONNECT.
+        proxy_ssl_context: for a proxy of https; the same default.
         deflate: offer permessage-deflate.
         max_message_bytes: larger messages of the server are refused with 1009.
     """
@@ -133,12 +138,14 @@ class Dialer:
         *,
         ssl_context: ssl.SSLContext | None = None,
         proxy: str | None = None,
+        proxy_ssl_context: ssl.SSLContext | None = None,
         deflate: bool = False,
         max_message_bytes: int = 4_000_000,
     ) -> None:
         self._target = target
         self._ssl_context = ssl_context
         self._proxy = None if proxy is None else Target.parse(proxy, ("http", "https"))
+        self._proxy_ssl_context = proxy_ssl_context
         self._deflate = deflate
         self._max_message_bytes = max_message_bytes
 
@@ -173,17 +180,18 @@ class Dialer:
         try:
             if proxy is not None:
                 if proxy.secure:
-                    stream = await _with_tls(stream, proxy.host, ssl.create_default_context())
+                    stream = await _with_tls(stream, proxy.host, self._proxy_ssl_context)
                 await _tunnel(stream, proxy, target.authority)
             if target.secure:
-                stream = await _with_tls(stream, target.host, self._ssl_context or ssl.create_default_context())
+                stream = await _with_tls(stream, target.host, self._ssl_context)
         except BaseException:
             await trio.aclose_forcefully(stream)
             raise
         return stream
 
 
-async def _with_tls(stream: trio.abc.Stream, host: str, context: ssl.SSLContext) -> trio.abc.Stream:
+async def _with_tls(stream: trio.abc.Stream, host: str, context: ssl.SSLContext | None) -> trio.abc.Stream:
+    context = context or ssl.create_default_context()
     # https_compatible: many servers drop TCP without TLS' own goodbye, which WebSocket's makes superfluous.
     secure = trio.SSLStream(stream, context, server_hostname=host, https_compatible=True)
     await secure.do_handshake()

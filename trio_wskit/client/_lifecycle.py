@@ -234,30 +234,23 @@ class Lifecycle:
             ConnectFailed: it failed, for whatever reason.
         """
         self.attempts += 1
-        with self._interruptible(), trio.move_on_after(self._limits.handshake_timeout):
-            try:
-                return await self._open()
-            except Exception as error:
-                if isinstance(error, ConnectFailed):
-                    raise
-                self._listener.on_failed(error)
-                # Of an error that is not ours only its class is told: its text may hold the token.
-                said = str(error) if isinstance(error, TrioWskitError) else type(error).__name__
-                raise ConnectFailed(f"no connection to {self._label}: {said}") from None
-        raise ConnectFailed(f"no connection to {self._label} within {self._limits.handshake_timeout:g} s")
-
-    async def _open(self) -> tuple[Opened, Credentials]:
         credentials = Credentials(token=None)
         handshake = self._handshake
-        if self._auth is not None:
-            credentials = await self._auth.fetch()
-            handshake = self._auth.apply(handshake, credentials)
-        try:
-            return await self._connect(handshake), credentials
-        except ConnectFailed as failed:
-            raise ConnectFailed(
-                credentials.scrub(failed.reason), status=failed.status, retry_after=failed.retry_after
-            ) from None
+        with self._interruptible(), trio.move_on_after(self._limits.handshake_timeout):
+            try:
+                if self._auth is not None:
+                    credentials = await self._auth.fetch()
+                    handshake = self._auth.apply(handshake, credentials)
+                return await self._connect(handshake), credentials
+            except ConnectFailed as failed:
+                why = credentials.scrub(failed.reason)
+                raise ConnectFailed(why, status=failed.status, retry_after=failed.retry_after) from None
+            except Exception as error:
+                self._listener.on_failed(error)
+                # Of an error that is not ours only its class is told: its text may hold the token.
+                said = credentials.scrub(str(error)) if isinstance(error, TrioWskitError) else type(error).__name__
+                raise ConnectFailed(f"no connection to {self._label}: {said}") from None
+        raise ConnectFailed(f"no connection to {self._label} within {self._limits.handshake_timeout:g} s")
 
     async def _serve(self, opened: Opened, credentials: Credentials) -> ConnectionClosed:
         """Be connected, until that is over."""

@@ -39,6 +39,7 @@ class Link:
             a message with any other.
         closed: why the connection is lost; None while it is not.
         latency: seconds that the last ping took; None before the first pong.
+        scrub: takes the token out of a text.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class Link:
         self._nursery = nursery
         self._backlog: deque[Frame] = deque()
         self._caught_up = Bell()
-        self._credentials = credentials
+        self.scrub: Callable[[str], str] = credentials.scrub
         self._limits = limits
         self._on_lost = on_lost
         self._on_refused = on_refused
@@ -115,7 +116,7 @@ class Link:
 
     def on_disconnected(self, code: int, reason: str) -> None:
         """The link is closed."""
-        self.closed = ConnectionClosed(code, self._credentials.scrub(reason))
+        self.closed = ConnectionClosed(code, self.scrub(reason))
         self._on_lost(self)
 
     async def heartbeat(self) -> None:

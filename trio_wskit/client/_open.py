@@ -14,7 +14,7 @@ import trio
 from trio_wskit._core.options import Limits
 from trio_wskit._outbox import Flusher
 from trio_wskit.client._asking import Asker
-from trio_wskit.client._auth import Handshake, TokenAuth
+from trio_wskit.client._auth import TokenAuth, plain_handshake
 from trio_wskit.client._client import Client
 from trio_wskit.client._connect import Connector, Dialer, Target
 from trio_wskit.client._lifecycle import Lifecycle
@@ -52,6 +52,7 @@ async def open_client(
     send_deadlines: bool | None = None,
     ssl_context: ssl.SSLContext | None = None,
     proxy: str | None = None,
+    proxy_ssl_context: ssl.SSLContext | None = None,
     deflate: bool = False,
     wait: bool = True,
     connect: Connector | None = None,
@@ -80,6 +81,7 @@ async def open_client(
             ws-kit's own server drops such a request.
         ssl_context: for wss; by default the system's roots, and the host's name is checked.
         proxy: ``http://user:password@host:port`` (or https), which is asked for a tunnel.
+        proxy_ssl_context: for a proxy of https; by default as for `ssl_context`.
         deflate: offer permessage-deflate.
         wait: begin the block when there is a connection; attempts that fail are repeated as `reconnect` says. With
             False the block begins at once, and what it sends is queued.
@@ -103,6 +105,7 @@ async def open_client(
             target,
             ssl_context=ssl_context,
             proxy=proxy,
+            proxy_ssl_context=proxy_ssl_context,
             deflate=deflate,
             max_message_bytes=limits.max_frame_bytes,
         )
@@ -114,11 +117,7 @@ async def open_client(
     life = Lifecycle(
         label=target.label,
         connect=connect,
-        handshake=Handshake(
-            target.request_target,
-            tuple(dict.fromkeys(one for one in subprotocols if one)),
-            tuple((headers or {}).items()),
-        ),
+        handshake=plain_handshake(target.request_target, subprotocols, headers or {}),
         auth=auth,
         reconnect=reconnect,
         limits=limits,

@@ -137,7 +137,7 @@ class Receiver:
 
     def _nobody(self, envelope: Envelope) -> None:
         if envelope.type in (ERROR, RPC_ERROR):
-            self.failed(server_error(envelope), envelope)
+            self.failed(server_error(envelope, self._requests.scrub), envelope)
         elif not is_reserved(envelope.type):
             self.unhandled += 1
             for hook in tuple(self.on_unhandled):

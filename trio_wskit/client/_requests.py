@@ -86,10 +86,12 @@ class Requests:
 
     Attributes:
         late: answers that came after their request was settled, or twice.
+        scrub: takes the token of the present connection out of a text that a server chose.
     """
 
     def __init__(self, limit: int, on_change: Callable[[], None]) -> None:
         self.late: int = 0
+        self.scrub: Callable[[str], str] = str
         self._limit = limit
         self._on_change = on_change
         self._pending: dict[str, Pending] = {}
@@ -161,11 +163,11 @@ class Requests:
         pending.answered = True
         expected = pending.reply_spec
         if envelope.type == RPC_ERROR or (envelope.type == ERROR and (expected is None or expected.type != ERROR)):
-            self.settle(pending, error=server_error(envelope))
+            self.settle(pending, error=server_error(envelope, self.scrub))
         elif expected is None:
             self.settle(pending, envelope)
         elif envelope.type != expected.type:
-            issue = {"path": "type", "message": f"expected {expected.type}, got {envelope.type[:100]}"}
+            issue = {"path": "type", "message": f"expected {expected.type}, got {self.scrub(envelope.type[:100])}"}
             self.settle(pending, error=ValidationError(expected.type, [issue]))
         else:
             self._take_reply(pending, expected, envelope)
@@ -182,15 +184,15 @@ class Requests:
             self.settle(pending, reply)
 
 
-def server_error(envelope: Envelope) -> ServerError:
-    """What an ERROR or RPC_ERROR says, however badly it says it."""
+def server_error(envelope: Envelope, scrub: Callable[[str], str]) -> ServerError:
+    """What an ERROR or RPC_ERROR says, however badly it says it; its texts are scrubbed."""
     payload: Any = envelope.payload
     fields: dict[str, Any] = cast("dict[str, Any]", payload) if isinstance(payload, dict) else {}
     cls: type[ServerError] = RpcError
     code, message = "INTERNAL", "RPC error"
     if envelope.type == ERROR:
         cls, code, message = ServerError, "UNKNOWN", "Server error"
-    code = _text(fields.get("code")) or code
+    code = scrub(_text(fields.get("code")) or code)
     said = fields.get("retryable")
     retryable = said if isinstance(said, bool) else None
     details: Any = fields.get("details")
@@ -202,7 +204,7 @@ def server_error(envelope: Envelope) -> ServerError:
         retry_after = wait / 1000
     return cls(
         code,
-        _text(fields.get("message")) or message,
+        scrub(_text(fields.get("message")) or message),
         cast("Mapping[str, Any]", details) if isinstance(details, dict) else None,
         retryable=retryable,
         retry_after=retry_after,

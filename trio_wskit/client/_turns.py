@@ -49,6 +49,7 @@ class Turns:
     def on_open(self, link: Link) -> None:
         """Subscriptions first, then what waited."""
         self.last_link = link
+        self._requests.scrub = link.scrub
         self._subscriptions.connected()
         self._sender.flush(link)
 
