@@ -431,7 +431,10 @@ def test_an_option_that_makes_no_sense_is_refused_at_once(make: Any) -> None:
         make()
 
 
-@pytest.mark.parametrize("url", ["http://h/", "ws:///", "ws://h/#f", "ws://h:99999/", "h", "ws://[::1/?token=secret"])
+@pytest.mark.parametrize(
+    "url",
+    ["http://h/", "ws:///", "ws://h/#f", "ws://h:99999/", "ws://h:0/", "h", "ws://a..b.ü/", "ws://[::1/?token=secret"],
+)
 async def test_a_url_that_is_none_is_refused_without_its_query(url: str) -> None:
     with pytest.raises(ConfigError) as caught:
         async with open_client(url):

@@ -5,19 +5,17 @@ from __future__ import annotations
 import socket
 import ssl
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
-from pathlib import Path
 
 import pytest
 import trio
 
 from tests.serving import serving
+from tests.transports.peers import client_tls, server_tls
 from trio_wskit import App, Context, Reject, Request, Router, Rpc, TokenAuth, message, open_client
 from trio_wskit.client._connect import Target
 from trio_wskit.errors import ConnectFailed, RpcError
-
-TLS = Path(__file__).parent.parent / "data" / "tls"
 
 
 @message("DONE")
@@ -30,6 +28,11 @@ class Work(Rpc[Done]):
     seconds: float
 
 
+@message("SAY")
+class Say:
+    text: str
+
+
 def app(**options: object) -> App:
     router = Router()
 
@@ -38,6 +41,10 @@ def app(**options: object) -> App:
         ctx.progress({"begun": True})
         await trio.sleep(ctx.payload.seconds)
         return Done(ctx.payload.seconds)
+
+    @router.on(Say)
+    async def hear(ctx: Context[Say]) -> None:
+        pass
 
     return App(router, **options)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
@@ -58,12 +65,9 @@ async def test_our_client_and_our_server_on_tcp() -> None:
 
 
 async def test_tls_is_checked() -> None:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(TLS / "cert.pem", TLS / "key.pem")
-    trusting = ssl.create_default_context(cafile=str(TLS / "cert.pem"))
-    async with serving(app(), ssl_context=context) as server:
+    async with serving(app(), ssl_context=server_tls()) as server:
         url = f"wss://localhost:{server.port}/"
-        async with open_client(url, ssl_context=trusting) as client:
+        async with open_client(url, ssl_context=client_tls()) as client:
             assert await client.request(Work(0)) == Done(0)
         with pytest.raises(ConnectFailed, match="certificate"):
             async with open_client(url, reconnect=None):
@@ -71,19 +75,25 @@ async def test_tls_is_checked() -> None:
 
 
 @asynccontextmanager
-async def proxy(answer: bytes) -> AsyncGenerator[tuple[int, list[str]]]:
+async def proxy(
+    answer: bytes = b"HTTP/1.1 200 go\r\nX: y\r\n\r\n", tls: ssl.SSLContext | None = None
+) -> AsyncGenerator[tuple[int, list[str]]]:
     """A proxy that writes down what it was asked, and makes tunnels if that is what it answers."""
     asked: list[str] = []
 
-    async def pump(source: trio.SocketStream, sink: trio.SocketStream) -> None:
-        async for data in source:
-            await sink.send_all(data)
-        await sink.send_eof()
+    async def pump(source: trio.abc.Stream, sink: trio.abc.Stream) -> None:
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            while data := await source.receive_some():
+                await sink.send_all(data)
+            await sink.aclose()
 
-    async def serve(stream: trio.SocketStream) -> None:
+    async def serve(stream: trio.abc.Stream) -> None:
         head = b""
         while not head.endswith(b"\r\n\r\n"):
-            head += await stream.receive_some()
+            more = await stream.receive_some()
+            if not more:
+                return
+            head += more
         asked.append(head.decode())
         await stream.send_all(answer)
         if b" 200 " in answer:
@@ -91,17 +101,21 @@ async def proxy(answer: bytes) -> AsyncGenerator[tuple[int, list[str]]]:
             async with await trio.open_tcp_stream(host, int(port)) as server, trio.open_nursery() as nursery:
                 nursery.start_soon(pump, stream, server)
                 await pump(server, stream)
-        else:
-            await stream.aclose()
+
+    async def serve_tls(stream: trio.SocketStream) -> None:
+        assert tls is not None
+        with suppress(trio.BrokenResourceError):
+            await serve(trio.SSLStream(stream, tls, server_side=True, https_compatible=True))
 
     async with trio.open_nursery() as nursery:
-        (listener,) = await nursery.start(partial(trio.serve_tcp, serve, 0, host="127.0.0.1"))
+        handler = serve if tls is None else serve_tls
+        (listener,) = await nursery.start(partial(trio.serve_tcp, handler, 0, host="127.0.0.1"))
         yield listener.socket.getsockname()[1], asked
         nursery.cancel_scope.cancel()
 
 
 async def test_a_proxy_makes_a_tunnel() -> None:
-    async with serving(app()) as server, proxy(b"HTTP/1.1 200 go\r\nX: y\r\n\r\n") as (port, asked):
+    async with serving(app()) as server, proxy() as (port, asked):
         async with open_client(server.urls[0], proxy=f"http://me:pass%20word@127.0.0.1:{port}") as client:
             assert await client.request(Work(0)) == Done(0)
         assert asked[0].split("\r\n") == [
@@ -111,6 +125,58 @@ async def test_a_proxy_makes_a_tunnel() -> None:
             "",
             "",
         ]
+
+
+@pytest.mark.parametrize("secure_proxy", [False, True])
+@pytest.mark.parametrize("secure", [False, True])
+async def test_tls_to_the_proxy_and_through_it(secure_proxy: bool, secure: bool) -> None:
+    async with (
+        serving(app(), ssl_context=server_tls() if secure else None) as server,
+        proxy(tls=server_tls() if secure_proxy else None) as (port, asked),
+        open_client(
+            f"{'wss' if secure else 'ws'}://localhost:{server.port}/",
+            ssl_context=client_tls(),
+            proxy=f"{'https' if secure_proxy else 'http'}://localhost:{port}",
+            proxy_ssl_context=client_tls(),
+        ) as client,
+    ):
+        assert await client.request(Work(0)) == Done(0)
+        await client.send(Say("x" * 300_000))  # no whole record of either TLS
+        assert await client.request(Work(0)) == Done(0)
+        assert [one.partition(" HTTP")[0] for one in asked] == [f"CONNECT localhost:{server.port}"]
+        if secure_proxy:
+            with pytest.raises(ConnectFailed, match="certificate"):
+                async with open_client("ws://h.test/", proxy=f"https://localhost:{port}", reconnect=None):
+                    pytest.fail("not reached")
+
+
+async def test_a_proxy_that_never_ends_its_answer_is_left() -> None:
+    async with proxy(b"HTTP/1.1 201 go\r\n" + b"X: y\r\n" * 10_000) as (port, _):
+        with pytest.raises(ConnectFailed, match="gave no answer"):
+            async with open_client("ws://h.test/", proxy=f"http://127.0.0.1:{port}", reconnect=None):
+                pytest.fail("not reached")
+
+
+async def test_what_is_beneath_a_handshake_that_fails_is_closed() -> None:
+    hung_up = trio.Event()
+
+    async def serve(stream: trio.SocketStream) -> None:
+        await stream.receive_some()
+        await stream.send_all(b"HTTP/1.1 403 no\r\n\r\n")
+        with suppress(trio.BrokenResourceError):
+            while await stream.receive_some():
+                pass
+        hung_up.set()
+
+    async with trio.open_nursery() as nursery:
+        (listener,) = await nursery.start(partial(trio.serve_tcp, serve, 0, host="127.0.0.1"))
+        port = listener.socket.getsockname()[1]
+        with pytest.raises(ConnectFailed, match="refused with 403"):
+            async with open_client("ws://h.test/", proxy=f"http://127.0.0.1:{port}", reconnect=None):
+                pytest.fail("not reached")
+        with trio.fail_after(5):
+            await hung_up.wait()
+        nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize(
@@ -175,9 +241,14 @@ async def test_an_error_of_our_server_is_typed() -> None:
         ("wss://H:443/p?q", "h", "h:443", "wss://h:443/p"),
         ("ws://[::1]:81/", "[::1]:81", "[::1]:81", "ws://[::1]:81/"),
         ("wss://me:pw@h:1/", "h:1", "h:1", "wss://h:1/"),
+        ("ws://bücher.test/", "xn--bcher-kva.test", "xn--bcher-kva.test:80", "ws://xn--bcher-kva.test/"),
     ],
 )
 def test_a_url_is_taken_apart(url: str, host_field: str, authority: str, label: str) -> None:
     target = Target.parse(url)
     assert (target.host_field, target.authority, target.label) == (host_field, authority, label)
     assert "pw" not in repr(target)
+
+
+def test_a_path_is_quoted_as_a_browser_does() -> None:
+    assert Target.parse("ws://h/grüß dich/%20?a=b c&d=[1]").request_target == "/gr%C3%BC%C3%9F%20dich/%20?a=b%20c&d=[1]"
