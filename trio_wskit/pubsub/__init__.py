@@ -11,4 +11,8 @@ from trio_wskit.pubsub._policy import PubSubPolicy as PubSubPolicy
 from trio_wskit.pubsub._supervise import ConsumerHealth as ConsumerHealth
 from trio_wskit.pubsub._supervise import RestartPolicy as RestartPolicy
 from trio_wskit.pubsub._topics import TopicChange as TopicChange
+from trio_wskit.pubsub.memory import MemoryBroker as MemoryBroker
+from trio_wskit.pubsub.memory import MemoryBrokerConsumer as MemoryBrokerConsumer
+from trio_wskit.pubsub.memory import MemoryBrokerDriver as MemoryBrokerDriver
 from trio_wskit.pubsub.memory import MemoryPubSub as MemoryPubSub
+from trio_wskit.pubsub.memory import MemorySelectiveConsumer as MemorySelectiveConsumer
