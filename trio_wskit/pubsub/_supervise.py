@@ -31,6 +31,11 @@ ConsumerState = Literal["stopped", "starting", "hearing", "waiting", "gone"]
 _BACKOFF: Final = Backoff(initial_delay=0.1, max_delay=10.0)
 
 
+def _is_backoff(_: object, __: attrs.Attribute[Any], value: Any) -> None:
+    if not isinstance(value, Backoff):
+        raise ConfigError(f"RestartPolicy(backoff=…) takes a Backoff, not {value!r}")
+
+
 def _attempts(_: object, __: attrs.Attribute[Any], value: Any) -> None:
     if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
         raise ConfigError(f"RestartPolicy(max_attempts=…) takes a whole number above 0 or None, not {value!r}")
@@ -60,7 +65,7 @@ class RestartPolicy:
         settled_after: seconds of hearing after which a consumer counts as well again; inf for never.
     """
 
-    backoff: Backoff = _BACKOFF
+    backoff: Backoff = attrs.field(default=_BACKOFF, validator=_is_backoff)
     max_attempts: int | None = attrs.field(default=None, validator=_attempts)
     then: Literal["deaf", "fail"] = attrs.field(default="deaf", validator=_end)
     start_timeout: float = attrs.field(default=10.0, validator=_seconds)
@@ -160,7 +165,6 @@ class Supervisor:
         """
         policy = self._policy
         self.failures = 0
-        self.was_tried = False
         try:
             while True:
                 error = await self._attempt(heard)
@@ -191,6 +195,7 @@ class Supervisor:
                 raise PubSubError("ADAPTER_ERROR", why, details) from self.error
             await trio.sleep_forever()
         finally:
+            self.was_tried = False
             self._become("stopped")
 
     async def _attempt(self, heard: Deliver) -> Exception:
