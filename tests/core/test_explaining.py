@@ -97,7 +97,7 @@ def test_every_wrong_value_is_an_issue_with_its_path_on_the_wire() -> None:
         ("items[0].unitPrice", "expected a number, got a string"),
         ("items[0].quantity", "expected an integer, got a boolean"),
         ("items[1]", "expected an object, got an integer"),
-        ("items[2].quantity", "'quantity' must be >= 1: 0"),
+        ("items[2].quantity", "'quantity' must be >= 1"),
         ("items[3].unitPrice", "missing: expected a number"),
         ('items[3]["a b"]', "unknown key"),
         ("items[3].zz", "unknown key"),
@@ -134,7 +134,61 @@ def test_the_text_of_a_validator_is_cut() -> None:
 
     ((path, message),) = explain(Picky, {"text": "x" * 100_000})
     assert path == "text"
+    assert message == "'text' must match regex 'never'"
+
+    def refuse(*_: object) -> None:
+        raise ValueError("no " * 1000)
+
+    Wordy = attrs.make_class("Wordy", {"x": attrs.field(type=int, validator=refuse)})  # noqa: N806
+    ((path, message),) = explain(Wordy, {"x": 1})
+    assert path == "x"
     assert len(message) == 200
+
+
+def refuse_in_own_words(*_: object) -> None:
+    raise ValueError("not on a Sunday: (got one)")
+
+
+@pytest.mark.parametrize(
+    ("validator", "value", "message"),
+    [
+        (validators.ge("t"), "secret", "'x' must be >= t"),
+        (validators.lt("a"), "secret (got it): ('yes", "'x' must be < a"),
+        (validators.max_len(3), "secret", "Length of 'x' must be <= 3"),
+        (validators.min_len(9), "secret", "Length of 'x' must be >= 9"),
+        (validators.matches_re("[a-c]+"), "secret", "'x' must match regex '[a-c]+'"),
+        (validators.matches_re("[a-c]+"), "it's a secret", "'x' must match regex '[a-c]+'"),
+        (validators.in_(["a", "b"]), "secret", "'x' must be in ['a', 'b']"),
+        (validators.instance_of(int), "secret", "'x' must be <class 'int'>"),
+        (validators.optional(validators.max_len(3)), "secret", "Length of 'x' must be <= 3"),
+        (validators.and_(validators.min_len(1), validators.max_len(3)), "secret", "Length of 'x' must be <= 3"),
+        (refuse_in_own_words, "secret", "not on a Sunday: (got one)"),
+    ],
+)
+def test_a_refusal_says_what_is_wanted_and_not_what_came(validator: Any, value: str, message: str) -> None:
+    Asked = attrs.make_class("Asked", {"x": attrs.field(type=str, validator=validator)})  # noqa: N806
+    assert explain(Asked, {"x": value}) == [("x", message)]
+
+
+def test_no_validator_of_attrs_names_the_value_wherever_it_stands() -> None:
+    member = validators.or_(validators.max_len(3), validators.matches_re("x+"))
+
+    @attrs.frozen
+    class Deep:
+        many: list[str] = attrs.field(validator=validators.deep_iterable(member))
+        named: dict[str, str] = attrs.field(
+            validator=validators.deep_mapping(validators.max_len(3), validators.in_("ab"))
+        )
+
+    issues = explain(Deep, {"many": ["secret"], "named": {"secret": "secret"}})
+    assert [path for path, _ in issues] == ["many", "named"]
+    assert "secret" not in str(issues)
+
+
+def test_a_converter_that_is_no_python_names_no_value_either() -> None:
+    Converted = attrs.make_class("Converted", {"x": attrs.field(type=str, converter=int)})  # noqa: N806
+    ((_, message),) = explain(Converted, {"x": "secret"})
+    assert message == "invalid"
 
 
 def test_a_validator_without_a_text_is_invalid() -> None:

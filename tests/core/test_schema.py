@@ -256,7 +256,7 @@ def test_the_error_names_the_type_and_has_the_issues_as_its_details() -> None:
     with pytest.raises(PayloadInvalid, match="Validation failed for USER") as caught:
         structure(spec_of(User), {"userName": "a", "age": -1})
     assert caught.value.code == "INVALID_ARGUMENT"
-    assert caught.value.details == {"issues": [{"path": "age", "message": "'age' must be >= 0: -1"}]}
+    assert caught.value.details == {"issues": [{"path": "age", "message": "'age' must be >= 0"}]}
     assert caught.value.__cause__ is None
 
 

@@ -1,6 +1,7 @@
 """What is wrong with a payload, in words for whoever sent it: every issue with its path on the wire.
 
-The messages name what was expected and the kind of what came, never the value.
+The messages name what was expected and the kind of what came, never the value. So the validators of attrs are quoted
+as far as they say what they want; what an application's own validator says is its own affair, and goes on as it is.
 """
 
 from __future__ import annotations
@@ -115,11 +116,33 @@ def issues_of(error: Exception, shapes: Mapping[type[Any], ClassShape], path: st
             for key in sorted(error.extra_fields)[:MAX_FAILURES]:
                 yield {"path": _below(path, key), "message": "unknown key"}
         case ValueError() | TypeError():
-            yield {"path": path, "message": _shortened(str(error.args[0]) if error.args else "invalid", _MAX_TEXT)}
+            yield {"path": path, "message": _shortened(_words_of(error), _MAX_TEXT)}
         case RecursionError():
             yield {"path": path, "message": TOO_DEEP}
         case _:
             raise error
+
+
+def _words_of(error: Exception) -> str:
+    """What an exception says, without the value that some say it of."""
+    words = str(error.args[0]) if error.args else "invalid"
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    if place is None:
+        return words
+    if place.tb_frame.f_code is _converted.__code__:
+        return "invalid"  # no Python raised it: int says "invalid literal for int() with base 10: 'secret'"
+    if place.tb_frame.f_globals.get("__name__") != "attr.validators":
+        return words
+    # Theirs end with the value. Cut at the first sign of it: a bound that looks like one costs its rest, no more.
+    for sign in _BEFORE_THE_VALUE:
+        words = words.partition(sign)[0]
+    return words
+
+
+# of >=, min_len and their like; instance_of, in_, subclass_of; matches_re; or_
+_BEFORE_THE_VALUE: Final = (": ", " (got ", " ('", ' ("', " satisfied for value ")
 
 
 def class_error(failures: Sequence[Exception], cls: type[Any]) -> ClassValidationError:
