@@ -208,6 +208,12 @@ def test_a_bug_in_a_validator_is_raised_as_it_is() -> None:
         explain(Buggy, {"x": 1})
 
 
+def test_an_error_that_nobody_raised_says_what_it_says() -> None:
+    assert list(issues_of(ValueError("as it is: (got it)"), {}, "a")) == [
+        {"path": "a", "message": "as it is: (got it)"}
+    ]
+
+
 def test_too_deep_for_the_stack_is_an_issue() -> None:
     assert list(issues_of(RecursionError(), {}, "a")) == [{"path": "a", "message": TOO_DEEP}]
 
