@@ -325,8 +325,9 @@ async def test_a_retryable_error_is_tried_again_when_the_server_says(autojump_cl
 async def test_what_is_not_said_to_be_retryable_is_not_tried_again(error: Any, autojump_clock: MockClock) -> None:
     async with open_pair(retry=Retry()) as (client, server), trio.open_nursery() as nursery:
         nursery.start_soon(answer_all, server, error)
-        with pytest.raises(RpcError):
+        with pytest.raises(RpcError, match=error["code"]):
             await client.request(GetUser("1"))
+        assert client.stats.retries == 0
 
 
 async def test_retries_end_at_their_number_and_before_the_callers_deadline(autojump_clock: MockClock) -> None:
@@ -359,6 +360,32 @@ async def test_work_that_may_have_been_done_is_tried_again_only_with_a_key(autoj
 
         nursery.start_soon(cut)
         assert await client.request(GetUser("1"), idempotency_key="k") == User("m")
+
+
+async def test_a_request_whose_connection_is_lost_is_not_tried_again_without_a_key(autojump_clock: MockClock) -> None:
+    async with open_pair(retry=Retry(backoff=backoff())) as (client, server), trio.open_nursery() as nursery:
+
+        async def cut() -> None:
+            await server.asked()
+            server.peer.cut()
+
+        nursery.start_soon(cut)
+        with pytest.raises(ConnectionClosed, match="1006"):
+            await client.request(GetUser("1"))
+        assert client.stats.retries == 0
+
+
+async def test_a_client_that_is_closed_tries_nothing_again(autojump_clock: MockClock) -> None:
+    async with open_pair(retry=Retry(backoff=backoff())) as (client, server), trio.open_nursery() as nursery:
+
+        async def close() -> None:
+            await server.asked()
+            await client.close()
+
+        nursery.start_soon(close)
+        with pytest.raises(ConnectionClosed, match="1000"):
+            await client.request(GetUser("1"), idempotency_key="k")
+        assert client.stats.retries == 0
 
 
 async def test_the_budget_ends_all_retries(autojump_clock: MockClock) -> None:

@@ -84,7 +84,7 @@ class Asker:
             except (ServerError, ConnectionClosed) as error:
                 attempt += 1
                 delay = None
-                if retry is not None and self._life.closed is None:
+                if retry is not None and not self._life.is_ending:
                     has_key = question.idempotency_key is not None
                     delay = retry.delay_after(error, attempt, self._randomness(), has_key=has_key)
                 if delay is None or not self._budget.failed():

@@ -128,6 +128,11 @@ class Lifecycle:
         if self._goodbye is not None:
             raise again(self._goodbye)
 
+    @property
+    def is_ending(self) -> bool:
+        """True where `check` raises."""
+        return self.closed is not None or self._goodbye is not None
+
     def watch(self) -> Stream[StateChange]:
         """A stream of changes, beginning with the present state."""
         stream: Stream[StateChange] = Stream(_STATES_KEPT, "drop_oldest")
