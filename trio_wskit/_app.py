@@ -31,7 +31,8 @@ from trio_wskit._router import Router
 from trio_wskit._session import LimitExceeded, Services, Session
 from trio_wskit._work import Drain, DrainReport, Work
 from trio_wskit.abc import BrokeredDriver, IdempotencyStore, PubSubDriver, Transport
-from trio_wskit.errors import ConfigError, ConnectionClosed, PubSubError, Reject
+from trio_wskit.errors import ConfigError, ConnectionClosed, PubSubError, Reject, WsKitError
+from trio_wskit.presence._presence import Presence
 from trio_wskit.pubsub._desk import Desk
 from trio_wskit.pubsub._hub import Hub
 from trio_wskit.pubsub._policy import PubSubPolicy
@@ -126,6 +127,7 @@ class App:
 
     Raises:
         ConfigError: an argument is of the wrong kind.
+        presence: knows who is there; None for no such thing.
     """
 
     def __init__(
@@ -151,6 +153,7 @@ class App:
             raise ConfigError(f"App takes a Router, not {router!r}")
         if isinstance(origins, str):
             raise ConfigError(f"origins takes a set of origins, not the text {origins!r}")
+        presence: Presence | None = None,
         if not callable(overflow) and overflow not in ("disconnect", "drop_oldest", "drop_newest"):
             raise ConfigError(f"overflow takes 'disconnect', 'drop_oldest' or 'drop_newest', not {overflow!r}")
         self.router: Router = router
@@ -179,7 +182,11 @@ class App:
         self._wall_clock = wall_clock
         self._services: Services | None = None  # there while the app is open
         self._sessions: dict[str, Session] = {}
-        self._desk = Desk(self._driver, rules, policy or PubSubPolicy(), self._sessions.get)
+        self._presence = presence
+        policy = policy or PubSubPolicy()
+        if presence is not None:
+            policy = presence.guarded(policy)
+        self._desk = Desk(self._driver, rules, policy, self._sessions.get)
         self._publisher = Publisher(self._hub, self._desk, lambda: self.router.hooks, wall_clock, lambda: self.is_open)
         self._places = 0  # handshakes and sessions that hold a place
         self._places_by_address: dict[str, int] = {}
@@ -218,6 +225,17 @@ class App:
 
     async def wait_ready(self) -> None:
         """Wait until the app hears its brokers. It may be so no more when this returns.
+
+    @property
+    def presence(self) -> Presence:
+        """Who is there.
+
+        Raises:
+            RuntimeError: the app was made without a `Presence`.
+        """
+        if self._presence is None:
+            raise RuntimeError("the app knows no presence: App(router, presence=Presence())")
+        return self._presence
 
         Raises:
             RuntimeError: the app is not open.
@@ -281,6 +299,7 @@ class App:
                         if self._sessions:
                             self._last_gone = trio.Event()
                             await self._last_gone.wait()
+                    presence=self._presence,
                 finally:
                     flusher.stop()  # it is shielded: nothing else ends it
                 nursery.cancel_scope.cancel()
@@ -289,6 +308,8 @@ class App:
             if failed is not None:
                 raise failed
         finally:
+                    if self._presence is not None:
+                        await nursery.start(self._presence.run, self._desk, self._publisher.publish, self._refuse)
             self._services = self._last_gone = None
             self._draining = False
             self._drained = self._report = self._broker_failure = None
@@ -325,6 +346,11 @@ class App:
         """End without a loss, before you leave ``async with open_app(app)``: there is no way back.
 
         From now on `ready` is False, handshakes are refused with 503 and new messages with UNAVAILABLE. What runs may
+    def _refuse(self, client_id: str, error: WsKitError) -> None:
+        session = self._sessions.get(client_id)
+        if session is not None:
+            session.refuse(error, None)
+
         finish; what has not after so many seconds is cancelled, and its client told so. Then everybody is sent away.
 
         Args:
@@ -517,6 +543,8 @@ class App:
             The topics that are gone; nothing for a client who is not there.
 
         Raises, Cancelled: as `Topics.recheck`.
+            if self._presence is not None:
+                self._presence.gone(session.client_id)
         """
         session = self._sessions.get(client_id)
         if session is None:

@@ -20,6 +20,7 @@ from trio_wskit.errors import ErrorCode, WsKitError
 if TYPE_CHECKING:
     from trio_wskit._lease import Auth
     from trio_wskit._session import Session
+    from trio_wskit.presence._presence import ClientPresence
     from trio_wskit.pubsub._topics import Topics
 
 __all__ = ["Context"]
@@ -77,6 +78,11 @@ class Context(Generic[M]):
     def topics(self) -> Topics:
         """The client's topics."""
         return self.session.topics
+
+    @property
+    def presence(self) -> ClientPresence:
+        """In which topics the client is present, and who else is; see `Presence`."""
+        return self.session.presence
 
     @property
     def is_rpc(self) -> bool:

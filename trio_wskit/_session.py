@@ -41,6 +41,7 @@ from trio_wskit.pubsub._topics import Topics
 
 if TYPE_CHECKING:
     from trio_wskit._router import Hooks
+    from trio_wskit.presence._presence import ClientPresence, Presence
 
 __all__ = ["LimitExceeded", "Services", "Session"]
 
@@ -84,6 +85,7 @@ class Services:
         work: what all sessions share.
         idempotency: remembers answers; None where nobody does.
         leases: watches when an authentication ends.
+        presence: who is there; None where the app has none.
         closing_codes: errors that close the connection of who gets them.
         shutdown_code: what clients get when their session is cancelled.
         wall_clock: gives seconds since 1970, for timestamps on the wire.
@@ -100,6 +102,7 @@ class Services:
     work: Work
     idempotency: IdempotencyStore | None
     leases: LeaseKeeper
+    presence: Presence | None = None
     closing_codes: frozenset[str] = frozenset()
     shutdown_code: int = 1001
     wall_clock: Callable[[], float] = time.time
@@ -184,6 +187,18 @@ class Session:
         if self._auth is None:
             self._auth = Auth(self.client_id, self._services.leases.changed)
         return self._auth
+
+    @property
+    def presence(self) -> ClientPresence:
+        """In which topics the client is present, and who else is.
+
+        Raises:
+            RuntimeError: the app has no `Presence`.
+        """
+        presence = self._services.presence
+        if presence is None:
+            raise RuntimeError("the app knows no presence: App(router, presence=Presence())")
+        return presence.of(self)
 
     async def run(self) -> None:
         """Serve the client until it is gone. Owns every task of the connection.
