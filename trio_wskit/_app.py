@@ -30,7 +30,7 @@ from trio_wskit._outbox import Flusher
 from trio_wskit._router import Router
 from trio_wskit._session import LimitExceeded, Services, Session
 from trio_wskit._work import Drain, DrainReport, Work
-from trio_wskit.abc import BrokeredDriver, IdempotencyStore, PubSubDriver, Transport
+from trio_wskit.abc import BrokeredDriver, HistoryStore, IdempotencyStore, PubSubDriver, Transport
 from trio_wskit.errors import ConfigError, ConnectionClosed, PubSubError, Reject, WsKitError
 from trio_wskit.presence._presence import Presence
 from trio_wskit.pubsub._desk import Desk
@@ -121,13 +121,13 @@ class App:
         idempotency: what remembers the answers to calls with a ``meta.idempotencyKey``: True for a `MemoryIdempotency`,
             False for none, or a store.
         lease: when an authentication ends, and how it is renewed.
+        presence: knows who is there; None for no such thing.
         close_on_unauthenticated: close with 1008 who gets the error UNAUTHENTICATED.
         close_on_permission_denied: close with 1008 who gets the error PERMISSION_DENIED.
         wall_clock: gives seconds since 1970, for timestamps on the wire and leases.
 
     Raises:
         ConfigError: an argument is of the wrong kind.
-        presence: knows who is there; None for no such thing.
     """
 
     def __init__(
@@ -145,6 +145,7 @@ class App:
         identity: Callable[[Admission], str | None] | None = None,
         idempotency: IdempotencyStore | bool = True,
         lease: AuthLease | None = None,
+        presence: Presence | None = None,
         close_on_unauthenticated: bool = False,
         close_on_permission_denied: bool = False,
         wall_clock: Callable[[], float] = time.time,
@@ -153,7 +154,6 @@ class App:
             raise ConfigError(f"App takes a Router, not {router!r}")
         if isinstance(origins, str):
             raise ConfigError(f"origins takes a set of origins, not the text {origins!r}")
-        presence: Presence | None = None,
         if not callable(overflow) and overflow not in ("disconnect", "drop_oldest", "drop_newest"):
             raise ConfigError(f"overflow takes 'disconnect', 'drop_oldest' or 'drop_newest', not {overflow!r}")
         self.router: Router = router
@@ -187,6 +187,18 @@ class App:
         if presence is not None:
             policy = presence.guarded(policy)
         self._desk = Desk(self._driver, rules, policy, self._sessions.get)
+        if history is not None:
+            self._desk.histories = Histories(
+                keep_by(history),
+                MemoryHistory() if history_store is None else history_store,
+                self._hub,
+                limit=self.limits.outbox_messages,
+                max_publishing=rules.max_publishing,
+                wall_clock=wall_clock,
+                client_of=self._sessions.get,
+            )
+        elif history_store is not None:
+            raise ConfigError("history_store is where history= is kept: say which topics keep one")
         self._publisher = Publisher(self._hub, self._desk, lambda: self.router.hooks, wall_clock, lambda: self.is_open)
         self._places = 0  # handshakes and sessions that hold a place
         self._places_by_address: dict[str, int] = {}
@@ -207,6 +219,17 @@ class App:
         return tuple(self._sessions.values())
 
     @property
+    def presence(self) -> Presence:
+        """Who is there.
+
+        Raises:
+            RuntimeError: the app was made without a `Presence`.
+        """
+        if self._presence is None:
+            raise RuntimeError("the app knows no presence: App(router, presence=Presence())")
+        return self._presence
+
+    @property
     def is_open(self) -> bool:
         """True inside ``async with open_app(app)``."""
         return self._services is not None
@@ -225,17 +248,6 @@ class App:
 
     async def wait_ready(self) -> None:
         """Wait until the app hears its brokers. It may be so no more when this returns.
-
-    @property
-    def presence(self) -> Presence:
-        """Who is there.
-
-        Raises:
-            RuntimeError: the app was made without a `Presence`.
-        """
-        if self._presence is None:
-            raise RuntimeError("the app knows no presence: App(router, presence=Presence())")
-        return self._presence
 
         Raises:
             RuntimeError: the app is not open.
@@ -279,6 +291,7 @@ class App:
                     work=Work(self.limits, nursery),
                     idempotency=self._idempotency,
                     leases=leases,
+                    presence=self._presence,
                     closing_codes=self._closing_codes,
                     shutdown_code=shutdown_code,
                     wall_clock=self._wall_clock,
@@ -287,6 +300,8 @@ class App:
                 nursery.start_soon(heartbeat.run)
                 nursery.start_soon(leases.run)
                 try:
+                    if self._presence is not None:
+                        await nursery.start(self._presence.run, self._desk, self._publisher.publish, self._refuse)
                     if self._brokered is not None:
                         await nursery.start(self._listen, self._brokered, nursery.cancel_scope)
                     yield
@@ -299,7 +314,6 @@ class App:
                         if self._sessions:
                             self._last_gone = trio.Event()
                             await self._last_gone.wait()
-                    presence=self._presence,
                 finally:
                     flusher.stop()  # it is shielded: nothing else ends it
                 nursery.cancel_scope.cancel()
@@ -308,8 +322,6 @@ class App:
             if failed is not None:
                 raise failed
         finally:
-                    if self._presence is not None:
-                        await nursery.start(self._presence.run, self._desk, self._publisher.publish, self._refuse)
             self._services = self._last_gone = None
             self._draining = False
             self._drained = self._report = self._broker_failure = None
@@ -325,6 +337,11 @@ class App:
         except PubSubError as error:
             self._broker_failure = error
             scope.cancel()
+
+    def _refuse(self, client_id: str, error: WsKitError) -> None:
+        session = self._sessions.get(client_id)
+        if session is not None:
+            session.refuse(error, None)
 
     def _missed(self) -> None:
         """Tell those who asked that something may have been missed, of any topic."""
@@ -346,11 +363,6 @@ class App:
         """End without a loss, before you leave ``async with open_app(app)``: there is no way back.
 
         From now on `ready` is False, handshakes are refused with 503 and new messages with UNAVAILABLE. What runs may
-    def _refuse(self, client_id: str, error: WsKitError) -> None:
-        session = self._sessions.get(client_id)
-        if session is not None:
-            session.refuse(error, None)
-
         finish; what has not after so many seconds is cancelled, and its client told so. Then everybody is sent away.
 
         Args:
@@ -523,6 +535,8 @@ class App:
         finally:
             del self._sessions[session.client_id]
             services.leases.leave(session)
+            if self._presence is not None:
+                self._presence.gone(session.client_id)
             if self._last_gone is not None and not self._sessions:
                 self._last_gone.set()
 
@@ -543,8 +557,6 @@ class App:
             The topics that are gone; nothing for a client who is not there.
 
         Raises, Cancelled: as `Topics.recheck`.
-            if self._presence is not None:
-                self._presence.gone(session.client_id)
         """
         session = self._sessions.get(client_id)
         if session is None:

@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 import trio
 
 from trio_wskit._core.bucket import Decision, Decisions, Policy, Spend
+from trio_wskit._core.history import History, Position, Replay
 from trio_wskit._core.presence import PresenceAnswer, PresenceBeat, PresenceSnapshot
 from trio_wskit._core.publishing import PublishEnvelope, PublishResult
 from trio_wskit._core.reservations import Reservation
@@ -19,10 +20,10 @@ __all__ = [
     "Deliver",
     "IdempotencyStore",
     "ImmediateRateLimiter",
+    "PresenceStore",
     "PubSubDriver",
     "PushTransport",
     "RateLimiter",
-    "PresenceStore",
     "Receiver",
     "SelectiveConsumer",
     "Transport",
@@ -262,6 +263,38 @@ class IdempotencyStore(Protocol):
         ...
 
 
+class PresenceStore(Protocol):
+    """Where processes (nodes) meet to know who is present; `trio_wskit.testing.check_presence` proves yours.
+
+    Each node tells of its own members and has a lease, which its beats renew; when that is over, what it has told is
+    swept away, and whoever beats next hears of it. An identity is in a topic while a living node says so; its state is
+    what was told last. Versions rise over all topics, and never start again while anybody may remember one.
+
+    What a call raises is taken for a failure: nobody knows whether it was carried out, and it is told again.
+    """
+
+    async def beat(self, beat: PresenceBeat) -> PresenceAnswer:
+        """Renew a node's lease, carry out its changes, sweep at most 1,000 members of lapsed nodes. All in one step.
+
+        A beat whose number is not above that of every earlier one of its node changes nothing.
+
+        Cancelled: it may have been carried out.
+        """
+        ...
+
+    async def retire(self, node: str, seconds: float) -> None:
+        """Let a node's lease be over so many seconds from now, if it is not over before. Unknown nodes are nobody."""
+        ...
+
+    async def members(self, topic: str) -> PresenceSnapshot:
+        """Who is there, and the version of this list. Those of lapsed nodes are not, swept away or not."""
+        ...
+
+    async def count(self, topic: str) -> int:
+        """How many `members` are there, without a list of them where no lease has lapsed."""
+        ...
+
+
 class RateLimiter(Protocol):
     """A store of token buckets, one for each key. `trio_wskit.testing.check_rate_limiter` proves an implementation.
 
@@ -322,38 +355,6 @@ class RateLimiter(Protocol):
         Raises:
             WsKitError: on entry: RESOURCE_EXHAUSTED when the tokens are not there, FAILED_PRECONDITION when they can
                 never be.
-
-class PresenceStore(Protocol):
-    """Where processes (nodes) meet to know who is present; `trio_wskit.testing.check_presence` proves yours.
-
-    Each node tells of its own members and has a lease, which its beats renew; when that is over, what it has told is
-    swept away, and whoever beats next hears of it. An identity is in a topic while a living node says so; its state is
-    what was told last. Versions rise over all topics, and never start again while anybody may remember one.
-
-    What a call raises is taken for a failure: nobody knows whether it was carried out, and it is told again.
-    """
-
-    async def beat(self, beat: PresenceBeat) -> PresenceAnswer:
-        """Renew a node's lease, carry out its changes, sweep at most 1,000 members of lapsed nodes. All in one step.
-
-        A beat whose number is not above that of every earlier one of its node changes nothing.
-
-        Cancelled: it may have been carried out.
-        """
-        ...
-
-    async def retire(self, node: str, seconds: float) -> None:
-        """Let a node's lease be over so many seconds from now, if it is not over before. Unknown nodes are nobody."""
-        ...
-
-    async def members(self, topic: str) -> PresenceSnapshot:
-        """Who is there, and the version of this list. Those of lapsed nodes are not, swept away or not."""
-        ...
-
-    async def count(self, topic: str) -> int:
-        """How many `members` are there, without a list of them where no lease has lapsed."""
-        ...
-
 
         Cancelled: on entry, nothing is spent; inside, what was settled.
         """
