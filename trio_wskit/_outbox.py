@@ -40,13 +40,15 @@ class Frame:
     Attributes:
         wire: the whole RFC 6455 frame.
         topic: where it was published; None for a message to one client alone, which is never dropped.
+        offset: its number in the topic's history; None where there is none.
     """
 
-    __slots__ = ("topic", "wire")
+    __slots__ = ("offset", "topic", "wire")
 
-    def __init__(self, wire: bytes, topic: str | None = None) -> None:
+    def __init__(self, wire: bytes, topic: str | None = None, offset: int | None = None) -> None:
         self.wire: bytes = wire
         self.topic: str | None = topic
+        self.offset: int | None = offset
 
 
 @final
@@ -190,6 +192,36 @@ class Outbox(trio.abc.SendChannel[Frame]):
             self._dirty = True
             self._flusher.add(self)
         return True
+
+    def offer_all(self, frames: Sequence[Frame]) -> bool:
+        """Accept all these frames, in their order, or none. Never waits, never raises.
+
+        Returns:
+            False where there is no room for all of them, or where the connection is closed.
+        """
+        if len(frames) < 2:
+            return self._broken is None if not frames else self.offer(frames[0])
+        size = sum([len(frame.wire) for frame in frames])
+        if not self._has_room(len(frames), size):
+            self.flush()  # what waits for the end of a pass or a batch may go at once
+            if not self._has_room(len(frames), size):
+                return False
+        if self._broken is not None:
+            return False
+        self._frames += frames
+        self._bytes += size
+        if not self._dirty and not self._corked and not self._writing:
+            self._dirty = True
+            self._flusher.add(self)
+        return True
+
+    def _has_room(self, count: int, size: int) -> bool:
+        limits = self._limits
+        return (
+            len(self._frames) + count <= limits.outbox_messages
+            and self._bytes + size <= limits.outbox_bytes
+            and not self._waiting
+        )
 
     def push(self, frame: Frame) -> bool:
         """Accept a frame that must not be lost and cannot wait: an error. It may use twice the bounds.

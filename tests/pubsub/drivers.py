@@ -7,10 +7,12 @@ from typing import final
 
 import trio
 
+from trio_wskit._core.history import History, Position, Replay
 from trio_wskit._core.publishing import PublishEnvelope, PublishResult
 from trio_wskit.pubsub import MemoryPubSub
+from trio_wskit.pubsub.history import MemoryHistory
 
-__all__ = ["ScriptedDriver"]
+__all__ = ["ScriptedDriver", "SlowStore"]
 
 
 @final
@@ -67,3 +69,45 @@ class ScriptedDriver:
 
     async def aclose(self) -> None:
         await self._index.aclose()
+
+
+@final
+class SlowStore:
+    """A `MemoryHistory` behind a wire: every call waits, and can fail.
+
+    Attributes:
+        inner: what is kept.
+        before_append: seconds before a message is kept.
+        after_append: seconds until whoever appended it knows.
+        before_read: seconds before a reading.
+        after_read: seconds until whoever reads knows.
+        error: what is raised, if anything.
+    """
+
+    def __init__(self) -> None:
+        self.inner = MemoryHistory()
+        self.before_append = 0.0
+        self.after_append = 0.0
+        self.before_read = 0.0
+        self.after_read = 0.0
+        self.error: Exception | None = None
+
+    async def append(self, topic: str, message: bytes, keep: History) -> Position:
+        after = self.after_append
+        await trio.sleep(self.before_append)
+        if self.error is not None:
+            raise self.error
+        position = self.inner.append_nowait(topic, message, keep)
+        await trio.sleep(after)
+        return position
+
+    async def read(
+        self, topic: str, keep: History, since: Position | None = None, last: int = 0, limit: int = 1000
+    ) -> Replay:
+        after = self.after_read
+        await trio.sleep(self.before_read)
+        replay = self.inner.read_nowait(topic, keep, since, last, limit)
+        await trio.sleep(after)
+        if self.error is not None:
+            raise self.error
+        return replay

@@ -7,6 +7,7 @@ from typing import Any, Final, Literal, final
 
 import attrs
 
+from trio_wskit._core.history import Position
 from trio_wskit._core.json_text import dumps, loads
 
 __all__ = [
@@ -161,6 +162,7 @@ class PublishResult:
         retryable: on failure, whether the same publish may succeed later.
         details: on failure, more about it.
         cause: on failure, the exception behind it, if there was one.
+        position: where it stands in the topic's history; None where there is none, or where that has failed.
     """
 
     ok: bool
@@ -174,6 +176,7 @@ class PublishResult:
     retryable: bool = False
     details: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
     cause: BaseException | None = None
+    position: Position | None = None
 
     @staticmethod
     def failure(

@@ -14,6 +14,7 @@ from trio_wskit.pubsub._policy import PubSubPolicy
 
 if TYPE_CHECKING:
     from trio_wskit._session import Session
+    from trio_wskit.pubsub._history import Histories
 
 __all__ = ["Desk"]
 
@@ -29,9 +30,12 @@ class Desk:
         rules: bounds of names and numbers.
         policy: who may do what.
         client_of: the client with this id; None once it has left.
+
+    Attributes:
+        histories: the topics that keep a history; None where none does.
     """
 
-    __slots__ = ("_client_of", "_subscribers", "driver", "policy", "rules")
+    __slots__ = ("_client_of", "_subscribers", "driver", "histories", "policy", "rules")
 
     def __init__(
         self,
@@ -43,6 +47,7 @@ class Desk:
         self.driver: PubSubDriver = driver
         self.rules: TopicRules = rules
         self.policy: PubSubPolicy = policy
+        self.histories: Histories | None = None
         self._client_of = client_of
         self._subscribers: dict[str, int] = {}  # of each topic; only counted where there is a limit
 

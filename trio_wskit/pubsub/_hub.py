@@ -6,7 +6,7 @@ A driver knows who subscribes (ADR-023); the hub knows whose outbox that is, and
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final, Protocol, final, get_args
 
 import trio
@@ -71,29 +71,22 @@ class Hub:
         """True between `join` and `leave`."""
         return client_id in self._subscribers
 
+    def outbox_of(self, client_id: str) -> Outbox:
+        """Where a client that `has` gets its messages."""
+        return self._outboxes[client_id]
+
     async def publish(self, envelope: PublishEnvelope, message: bytes) -> PublishResult:
         """Hand the envelope to the driver, and the encoded message to every local subscriber.
 
         Never raises for what goes wrong at run time. It is a cancellation point each time, but lets other tasks run
         only every 64th time, or when the driver waits. Cancelled: nothing is delivered here.
         """
-        self._until_pass -= 1
-        if self._until_pass > 0:
-            await trio.lowlevel.checkpoint_if_cancelled()
-        else:
-            self._until_pass = _PUBLISHES_PER_PASS
-            await trio.lowlevel.checkpoint()
+        await self.let_others_run()
         if self._publishing >= self._max_publishing:
             return PublishResult.failure("BACKPRESSURE", None, {"limit": self._max_publishing})
         self._publishing += 1
         try:
-            result = await self.driver.publish(envelope)
-        except trio.WouldBlock as cause:
-            return PublishResult.failure("BACKPRESSURE", cause)
-        except (ConnectionClosed, trio.ClosedResourceError, trio.BrokenResourceError) as cause:
-            return PublishResult.failure("CONNECTION_CLOSED", cause)
-        except Exception as cause:
-            return PublishResult.failure("ADAPTER_ERROR", cause)
+            result = await self.send(envelope)
         finally:
             self._publishing -= 1
         if not result.ok or (result.capability == "exact" and not result.matched_local):
@@ -109,19 +102,52 @@ class Hub:
             details=result.details,
         )
 
-    def deliver(self, envelope: PublishEnvelope, message: bytes) -> tuple[int, int]:
+    async def let_others_run(self) -> None:
+        """A cancellation point each time, and a checkpoint every 64th time."""
+        self._until_pass -= 1
+        if self._until_pass > 0:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        else:
+            self._until_pass = _PUBLISHES_PER_PASS
+            await trio.lowlevel.checkpoint()
+
+    async def send(self, envelope: PublishEnvelope) -> PublishResult:
+        """Hand the envelope to the driver; what it raises becomes a failure. Waits for nothing but the driver."""
+        try:
+            return await self.driver.publish(envelope)
+        except trio.WouldBlock as cause:
+            return PublishResult.failure("BACKPRESSURE", cause)
+        except (ConnectionClosed, trio.ClosedResourceError, trio.BrokenResourceError) as cause:
+            return PublishResult.failure("CONNECTION_CLOSED", cause)
+        except Exception as cause:
+            return PublishResult.failure("ADAPTER_ERROR", cause)
+
+    def deliver(
+        self,
+        envelope: PublishEnvelope,
+        message: bytes,
+        *,
+        offset: int | None = None,
+        recipients: Iterable[str] | None = None,
+    ) -> tuple[int, int]:
         """Offer the message to the outbox of every local subscriber of its topic. Never waits.
+
+        Args:
+            envelope: whose topic, and whom to leave out.
+            message: encoded.
+            offset: its number in the topic's history.
+            recipients: to these clients alone.
 
         Returns:
             How many outboxes took it, and how many messages were dropped.
         """
         topic = envelope.topic
         exclude = envelope.exclude
-        frame = Frame(text_frame(message), topic)
+        frame = Frame(text_frame(message), topic, offset)
         outbox_of = self._outboxes.get
         delivered = 0
         full: list[Subscriber] = []
-        for client_id in self.driver.local_subscribers(topic):
+        for client_id in self.driver.local_subscribers(topic) if recipients is None else recipients:
             outbox = outbox_of(client_id)
             if outbox is None or client_id == exclude:
                 continue  # None: it is leaving

@@ -20,6 +20,7 @@ from trio_wskit._core.publishing import (
 from trio_wskit._core.schema import spec_of
 from trio_wskit.errors import PayloadInvalid, PubSubError
 from trio_wskit.pubsub._desk import Desk
+from trio_wskit.pubsub._history import POSITION_META
 from trio_wskit.pubsub._hub import Hub
 
 if TYPE_CHECKING:
@@ -99,6 +100,15 @@ class Publisher:
             result = self._refused(name)
         if result is None and desk.policy.authorise_publish is not None:
             result = await self._forbidden(client, name, message)
+        histories, keep = desk.histories, None
+        if result is None and histories is not None:
+            try:
+                keep = histories.of(name)
+            except Exception as cause:  # the application's
+                result = _failure("ADAPTER_ERROR", cause, topic=topic)
+            if keep is not None:
+                for key in POSITION_META:
+                    full_meta.pop(key, None)
         encoded = b""
         if result is None:
             try:
@@ -112,7 +122,10 @@ class Publisher:
         written = Written(encoded, spec.type, full_meta) if encoded else None
         envelope = PublishEnvelope(name, spec.type, written, full_meta, exclude, partition_key)
         if result is None:
-            result = await self._hub.publish(envelope, encoded)
+            if keep is None or histories is None:
+                result = await self._hub.publish(envelope, encoded)
+            else:
+                result = await histories.publish(envelope, encoded, keep)
         for observer in self._hooks().observers:
             observer.published(envelope, result)
         return result
@@ -140,7 +153,12 @@ class Publisher:
             meta.pop(key, None)
         if "timestamp" not in meta:
             meta["timestamp"] = int(self._wall_clock() * 1000)
-        self._hub.deliver(envelope, message_of(envelope.type, meta, envelope.payload))
+        histories = self._desk.histories
+        keep = None if histories is None else histories.of(envelope.topic)
+        if keep is None or histories is None:
+            self._hub.deliver(envelope, message_of(envelope.type, meta, envelope.payload))
+        else:
+            histories.arrived(envelope, meta, keep)
 
     def _refused(self, topic: str) -> PublishResult | None:
         if not self._is_open():

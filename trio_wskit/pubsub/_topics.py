@@ -15,17 +15,21 @@ import logging
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
-from typing import Final, Literal, TypeVar, final
+from typing import TYPE_CHECKING, Final, Literal, TypeVar, final
 
 import attrs
 import trio
 
+from trio_wskit._core.history import NOT_KEPT, Position, Recovery, check_last, check_since
 from trio_wskit._core.topics import TopicRules
 from trio_wskit.abc import PubSubDriver
-from trio_wskit.errors import PubSubError
+from trio_wskit.errors import PubSubError, WsKitError
 from trio_wskit.pubsub._desk import Desk
 from trio_wskit.pubsub._policy import PubSubPolicy
 from trio_wskit.pubsub._turns import Turn, Turns
+
+if TYPE_CHECKING:
+    from trio_wskit.pubsub._history import Catching, Snapshot
 
 __all__ = ["TopicChange", "TopicStatus", "Topics", "Verified"]
 
@@ -112,16 +116,59 @@ class Topics(AbstractSet[str]):
 
     # Operations.
 
-    async def subscribe(self, topic: str) -> None:
+    async def subscribe(
+        self, topic: str, *, since: Position | None = None, last: int | None = None, snapshot: Snapshot | None = None
+    ) -> Recovery:
         """Subscribe to a topic, or to a `TopicPattern`; no change where it is so already.
+
+        For a topic that keeps a history, say from where on, in one of three ways. What was missed is in the outbox,
+        in order and complete, before anything that is published from now on; or none of it is: see the result. It must
+        find room in the outbox at once.
+
+        Args:
+            topic: its name, or a pattern.
+            since: from after this position on.
+            last: from so many of the newest messages on, or as many as are kept; at least 1.
+            snapshot: ``async def (client, topic) -> (message, position)`` gives all that there is in one message: from
+                that on, and after it from after that position on.
+
+        Returns:
+            What came of it.
 
         Raises:
             PubSubError: INVALID_TOPIC, ACL_SUBSCRIBE, TOPIC_LIMIT_EXCEEDED; ADAPTER_ERROR when the driver fails;
                 CONNECTION_CLOSED when the client has left. Nothing has changed.
+            WsKitError: FAILED_PRECONDITION: the topic keeps no history; INVALID_ARGUMENT: no position, or no number.
+            TypeError: two ways at once.
 
-        Cancelled before the driver is done: not subscribed.
+        Cancelled before the driver is done, or before it is decided what the client gets: not subscribed, unless it was
+        before.
         """
-        await self._add((topic,), many=False)
+        histories = self._desk.histories
+        if histories is None:
+            name = topic
+            keep = None
+        else:
+            name = self._desk.normalise(topic)
+            keep = histories.of(name)
+        if (since is not None) + (last is not None) + (snapshot is not None) > 1:
+            raise TypeError("subscribe() takes one of since, last and snapshot")
+        if histories is None or keep is None:
+            if since is not None or last is not None or snapshot is not None:
+                raise WsKitError("FAILED_PRECONDITION", f"the topic {name!r} keeps no history")
+            await self._add((name,), many=False, normal=histories is not None)
+            return NOT_KEPT
+        return await self._catch_up(
+            name,
+            histories.catching(
+                self._client_id,
+                name,
+                keep,
+                None if since is None else check_since(since),
+                0 if last is None else check_last(last),
+                snapshot,
+            ),
+        )
 
     async def subscribe_many(self, topics: Iterable[str]) -> TopicChange:
         """Subscribe to all these topics or to none.
@@ -337,6 +384,30 @@ class Topics(AbstractSet[str]):
             if adds:
                 await self._change(state, turn, (), adds, many)
             return TopicChange(len(adds), 0, len(state.names))
+        finally:
+            state.turns.end(turn)
+
+    async def _catch_up(self, name: str, catching: Catching) -> Recovery:
+        """Subscribe, and begin with what was missed; or neither."""
+        if name not in self:
+            self._desk.check(name)
+        await trio.lowlevel.checkpoint_if_cancelled()
+        state = self._began()
+        turn = Turn(frozenset((name,)))
+        turn.adds = (name,)
+        await state.turns.begin(turn)
+        try:
+            turn.adds = adds = [name] if self._is_new(state, name) else []
+            with catching:
+                if adds:
+                    await self._change(state, turn, (), adds, False)
+                try:
+                    return await catching.recover()
+                except BaseException:
+                    if name in state.names and adds:
+                        with trio.CancelScope(shield=True, deadline=trio.current_time() + _UNDO_SECONDS):
+                            await self._change(state, turn, adds, (), False)
+                    raise
         finally:
             state.turns.end(turn)
 

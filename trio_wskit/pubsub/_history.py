@@ -1,0 +1,382 @@
+"""Publishing into a topic's history, and subscribing from a place in it.
+
+Rules
+- A message gets its number and is handed to the outboxes here in the order of the numbers. With a store that never
+  waits, that is one step.
+- Whoever subscribes to a topic with a history is *held* from before the driver knows of it until it is decided what it
+  gets of the past: what is published meanwhile waits in a bounded `Hold`, not in its outbox.
+- The decision is one step without a wait: all that was missed, and what was held and is newer, goes into the outbox;
+  or, where anything is missing or finds no room, nothing that was missed does. So no client ever gets a part.
+- Decisions take turns, one in each scheduler pass: ten thousand at once delay nobody else.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, final
+
+import attrs
+import trio
+
+from trio_wskit._core.frames import text_frame
+from trio_wskit._core.history import (
+    NOT_KEPT,
+    Entry,
+    History,
+    Position,
+    Recovery,
+    Replay,
+    check_since,
+    position_notice,
+    stamp,
+)
+from trio_wskit._core.publishing import PublishEnvelope, PublishResult, Written, message_of
+from trio_wskit._core.schema import spec_of
+from trio_wskit._outbox import Frame
+from trio_wskit.abc import HistoryStore, ImmediateHistoryStore
+from trio_wskit.errors import PubSubError
+from trio_wskit.pubsub._hub import Hub
+
+if TYPE_CHECKING:
+    from trio_wskit._session import Session
+
+__all__ = ["POSITION_META", "Catching", "Histories", "Snapshot"]
+
+Snapshot: TypeAlias = "Callable[[Session, str], Awaitable[tuple[object, Position]]]"
+"""Gives a message that tells a client all about a topic up to a position."""
+
+logger = logging.getLogger("trio_wskit")
+
+POSITION_META: Final = ("epoch", "offset")
+"""Keys that only a history may set."""
+
+
+class _Held(NamedTuple):
+    position: Position
+    frame: Frame
+    envelope: PublishEnvelope | None  # None: it is a notice
+    message: bytes
+
+
+@final
+class _Hold:
+    """What was published to a topic while one client's subscription is under way."""
+
+    __slots__ = ("items", "limit", "newest", "overflowed")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.items: list[_Held] = []
+        self.newest: Position | None = None
+        self.overflowed = False
+
+    def add(self, item: _Held) -> None:
+        self.newest = item.position
+        if len(self.items) < self.limit and not self.overflowed:
+            self.items.append(item)
+        else:
+            self.overflowed = True
+            self.items.clear()
+
+
+@final
+class Histories:
+    """The topics of one app that keep a history.
+
+    Args:
+        keep: which these are.
+        store: where.
+        hub: local fan-out and the driver.
+        limit: messages that may be held for a client, and that it may get at once.
+        max_publishing: publishes that may wait at the same time.
+        wall_clock: gives seconds since 1970.
+        client_of: the client with this id.
+    """
+
+    def __init__(
+        self,
+        keep: Callable[[str], History | None],
+        store: HistoryStore,
+        hub: Hub,
+        *,
+        limit: int,
+        max_publishing: int,
+        wall_clock: Callable[[], float],
+        client_of: Callable[[str], Session | None],
+    ) -> None:
+        self._keep = keep
+        self._store = store
+        self._immediate = store if isinstance(store, ImmediateHistoryStore) else None
+        self._hub = hub
+        self._limit = limit
+        self._max_publishing = max_publishing
+        self._wall_clock = wall_clock
+        self._client_of = client_of
+        self._publishing = 0
+        self._holds: dict[str, dict[str, _Hold]] = {}
+        self._turn = trio.Lock()
+
+    def of(self, topic: str) -> History | None:
+        """How much of a topic is kept; None for nothing, and for patterns."""
+        if "*" in topic:
+            return None
+        keep: Any = self._keep(topic)
+        if keep is not None and not isinstance(keep, History):
+            raise TypeError(f"history({topic!r}) gives a History or None, not {keep!r}")
+        return keep
+
+    # Publishing.
+
+    async def publish(self, envelope: PublishEnvelope, message: bytes, keep: History) -> PublishResult:
+        """As `Hub.publish`, and the message is kept.
+
+        Cancelled: with a store that never waits, nothing has happened, or the driver alone may not have sent it;
+        another store may have it.
+        """
+        await self._hub.let_others_run()
+        if self._publishing >= self._max_publishing:
+            return PublishResult.failure("BACKPRESSURE", None, {"limit": self._max_publishing})
+        self._publishing += 1
+        try:
+            if self._immediate is not None:
+                position, counts = self._keep_here(self._immediate, envelope, message, keep)
+            else:
+                position = await self._store.append(envelope.topic, message, keep)
+                message = stamp(message, position)
+                meta = {**envelope.meta, "epoch": position.epoch, "offset": position.offset}
+                written = Written(message, envelope.type, meta)
+                envelope = attrs.evolve(envelope, meta=meta, payload=written)
+                counts = self._fan_out(envelope, message, position)
+        except Exception as cause:
+            logger.warning("the history of %s failed: %s", envelope.topic, type(cause).__name__)
+            return PublishResult.failure("ADAPTER_ERROR", cause)
+        else:
+            result = await self._hub.send(envelope)
+        finally:
+            self._publishing -= 1
+        delivered, dropped = counts
+        return attrs.evolve(result, delivered=delivered, dropped=dropped, position=position)
+
+    def arrived(self, envelope: PublishEnvelope, meta: dict[str, Any], keep: History) -> None:
+        """Another process has published it. Never waits.
+
+        A store within this process keeps what comes from others, too: its numbers are its own.
+        """
+        if self._immediate is not None:
+            for key in POSITION_META:
+                meta.pop(key, None)
+            message = message_of(envelope.type, meta, envelope.payload)
+            self._keep_here(self._immediate, envelope, message, keep)
+        else:
+            self._hub.deliver(envelope, message_of(envelope.type, meta, envelope.payload))
+
+    def _keep_here(
+        self, store: ImmediateHistoryStore, envelope: PublishEnvelope, message: bytes, keep: History
+    ) -> tuple[Position, tuple[int, int]]:
+        position = store.append_nowait(envelope.topic, message, keep)
+        return position, self._fan_out(envelope, stamp(message, position), position)
+
+    def _fan_out(self, envelope: PublishEnvelope, message: bytes, position: Position) -> tuple[int, int]:
+        topic, exclude, hub = envelope.topic, envelope.exclude, self._hub
+        held = self._holds.get(topic)
+        recipients = None
+        if held:
+            recipients = [who for who in hub.driver.local_subscribers(topic) if who not in held]
+            item = _Held(position, Frame(text_frame(message), topic, position.offset), envelope, message)
+            for client_id, hold in held.items():
+                if client_id != exclude:
+                    hold.add(item)
+        if exclude is not None and hub.has(exclude):
+            self._tell_position(exclude, topic, position)
+        return hub.deliver(envelope, message, offset=position.offset, recipients=recipients)
+
+    def _tell_position(self, client_id: str, topic: str, position: Position) -> None:
+        """It does not get the message that stands there, and shall not take it for lost."""
+        notice = position_notice(topic, position, int(self._wall_clock() * 1000))
+        frame = Frame(text_frame(notice), topic, position.offset)
+        hold = self._holds.get(topic, {}).get(client_id)
+        if hold is not None:
+            hold.add(_Held(position, frame, None, notice))
+        elif self.is_live(client_id, topic):
+            self._hub.outbox_of(client_id).offer(frame)
+
+    # Subscribing.
+
+    def catching(
+        self, client_id: str, topic: str, keep: History, since: Position | None, last: int, snapshot: Snapshot | None
+    ) -> Catching:
+        """What `Topics.subscribe` does around the driver's part."""
+        return Catching(self, client_id, topic, keep, since, last, snapshot)
+
+    def is_live(self, client_id: str, topic: str) -> bool:
+        """True where the client gets the topic's messages already, maybe by a pattern."""
+        return client_id in self._hub.driver.local_subscribers(topic)
+
+    def hold(self, client_id: str, topic: str) -> _Hold:
+        """From now on keep the topic's messages from this client's outbox."""
+        hold = _Hold(self._limit)
+        self._holds.setdefault(topic, {})[client_id] = hold
+        return hold
+
+    def let_go(self, client_id: str, topic: str) -> None:
+        """Undo `hold`."""
+        held = self._holds[topic]
+        del held[client_id]
+        if not held:
+            del self._holds[topic]
+
+    def deliver_late(self, client_id: str, topic: str, hold: _Hold) -> None:
+        """Nothing came of the subscription anew; a client that was subscribed before gets what was held meanwhile."""
+        if not hold.items or not self.is_live(client_id, topic):
+            return
+        for item in hold.items:
+            if item.envelope is None:
+                self._hub.outbox_of(client_id).offer(item.frame)
+            else:
+                self._hub.deliver(item.envelope, item.message, offset=item.position.offset, recipients=(client_id,))
+
+    async def read(
+        self, topic: str, keep: History, since: Position | None, last: int, then: Callable[[Replay], Recovery]
+    ) -> Recovery:
+        """Read, and decide in turn; without a wait between the two where the store allows it."""
+        limit = self._limit
+        last = min(last, limit)
+        if self._immediate is not None:
+            async with self._turn:
+                return then(self._immediate.read_nowait(topic, keep, since, last, limit))
+        try:
+            replay = await self._store.read(topic, keep, since, last, limit)
+        except Exception as error:
+            logger.warning("the history of %s cannot be read: %s", topic, type(error).__name__)
+            return NOT_KEPT
+        async with self._turn:
+            return then(replay)
+
+    async def snapshot_of(self, snapshot: Snapshot, client_id: str, topic: str) -> tuple[Frame, Position]:
+        """Ask the application for all that there is."""
+        client = self._client_of(client_id)
+        if client is None:
+            raise PubSubError("CONNECTION_CLOSED", "the client has left")
+        message, position = await snapshot(client, topic)
+        encoded = spec_of(type(message)).encode(message, {"timestamp": int(self._wall_clock() * 1000)})
+        return Frame(text_frame(encoded)), check_since(position)
+
+    def put(self, client_id: str, frames: list[Frame]) -> bool:
+        """Give a client all these frames, or none.
+
+        Raises:
+            PubSubError: CONNECTION_CLOSED: it has left.
+        """
+        if not self._hub.has(client_id):
+            raise PubSubError("CONNECTION_CLOSED", "the client has left")
+        return self._hub.outbox_of(client_id).offer_all(frames)
+
+
+@final
+class Catching:
+    """One subscription with its past: ``with`` it around the driver's part, which `recover` follows."""
+
+    __slots__ = (
+        "_client_id",
+        "_decided",
+        "_histories",
+        "_hold",
+        "_keep",
+        "_last",
+        "_since",
+        "_snapshot",
+        "_topic",
+        "_was_live",
+    )
+
+    def __init__(
+        self,
+        histories: Histories,
+        client_id: str,
+        topic: str,
+        keep: History,
+        since: Position | None,
+        last: int,
+        snapshot: Snapshot | None,
+    ) -> None:
+        self._histories = histories
+        self._client_id = client_id
+        self._topic = topic
+        self._keep = keep
+        self._since = since
+        self._last = last
+        self._snapshot = snapshot
+        self._decided = False
+        self._was_live = False
+
+    def __enter__(self) -> Catching:
+        self._was_live = self._histories.is_live(self._client_id, self._topic)
+        self._hold = self._histories.hold(self._client_id, self._topic)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._histories.let_go(self._client_id, self._topic)
+        if not self._decided:
+            self._histories.deliver_late(self._client_id, self._topic, self._hold)
+
+    async def recover(self) -> Recovery:
+        """Find out what the client gets, and give it.
+
+        Raises:
+            PubSubError: CONNECTION_CLOSED: the client has left. And what the application's snapshot raises.
+
+        Cancelled: it gets nothing.
+        """
+        since, first = self._since, None
+        if self._snapshot is not None:
+            first, since = await self._histories.snapshot_of(self._snapshot, self._client_id, self._topic)
+
+        def decide(replay: Replay) -> Recovery:
+            return self._decide(replay, first, since)
+
+        return await self._histories.read(self._topic, self._keep, since, self._last, decide)
+
+    def _decide(self, replay: Replay, first: Frame | None, since: Position | None) -> Recovery:
+        hold, put = self._hold, self._histories.put
+        position, entries = replay.position, replay.entries
+        newest = hold.newest or position
+        if newest.epoch == position.epoch:  # else another epoch has begun since the store was read
+            newest = max(newest, position, key=_offset_of)
+            # Of an older epoch, or in the replay as well: the store had them before it was read.
+            tail = [
+                item.frame
+                for item in hold.items
+                if item.position.epoch == position.epoch and item.position.offset > position.offset
+            ]
+            asked = since is not None or self._last > 0
+            if asked and entries is not None and not hold.overflowed:
+                frames = [self._frame_of(entry, position.epoch) for entry in entries]
+                frames += tail
+                if first is not None:
+                    frames.insert(0, first)
+                base = position.offset - len(entries)
+                if put(self._client_id, frames):
+                    self._decided = True
+                    return Recovery(True, newest, newest.offset - base)
+            if self._was_live:  # these it would have got without us
+                tail = [item.frame for item in hold.items]
+            if not hold.overflowed and put(self._client_id, tail):
+                self._decided = True
+                return Recovery(False, position)
+        self._decided = True
+        return Recovery(False, newest)
+
+    def _frame_of(self, entry: Entry, epoch: str) -> Frame:
+        frame: Frame | None = entry.frame
+        if frame is None:
+            wire = text_frame(stamp(entry.message, Position(epoch, entry.offset)))
+            frame = entry.frame = Frame(wire, self._topic, entry.offset)
+        return frame
+
+
+def _offset_of(position: Position) -> int:
+    return position.offset
