@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, final
 
 import pytest
@@ -378,6 +378,128 @@ async def test_closing_soon_twice_closes_once() -> None:
         await settle()
         link.connection.close_soon(1010, "c")
         assert link.owner.ended == [(1008, "a")]
+
+
+async def test_who_closes_second_waits_for_the_first(autojump_clock: MockClock) -> None:
+    async with open_link() as link:
+        link.peer.stall()
+        log: list[tuple[str, float, int | None]] = []
+
+        async def close(name: str, code: int) -> None:
+            await link.connection.aclose(code)
+            log.append((name, trio.current_time(), link.code()))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(close, "first", 4001)
+            await trio.sleep(1)
+            nursery.start_soon(close, "second", 4002)
+            nursery.start_soon(close, "third", 4003)
+            await trio.sleep(2)
+            assert log == []
+            link.peer.resume()
+        assert sorted(log) == [("first", 3, 4001), ("second", 3, 4001), ("third", 3, 4001)]
+        await close("late", 4004)
+        assert log[-1] == ("late", 3, 4001)
+
+
+async def test_who_closes_second_and_will_not_wait_as_long_drops_the_link_with_the_code_of_the_first(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_link() as link:
+        link.peer.stall()
+        link.connection.close_soon(4001, "first")
+        await settle()
+        await link.connection.aclose(1001, patience=1)
+        assert trio.current_time() == 1
+        assert link.owner.ended == [(4001, "first")]
+        await settle()
+        assert link.owner.ended == [(4001, "first")]
+
+
+async def test_who_closes_second_and_is_cancelled_has_aborted_the_link(autojump_clock: MockClock) -> None:
+    async with open_link() as link:
+        link.peer.stall()
+        link.connection.close_soon(4001, "first")
+        await settle()
+        with trio.move_on_after(1) as scope:
+            await link.connection.aclose(1001)
+        assert scope.cancelled_caught
+        assert link.owner.ended == [(4001, "first")]
+
+
+async def test_what_came_before_the_fatal_message_is_answered_before_the_close(autojump_clock: MockClock) -> None:
+    for _ in range(20):  # Trio shuffles what runs in a pass
+        async with open_link() as link, trio.open_nursery() as nursery:
+
+            async def serve(link: Link) -> None:
+                with suppress(trio.EndOfChannel):
+                    while True:
+                        for kind in await link.take():
+                            link.send(f"answer to {kind}")
+
+            link.owner.patience = 1
+            nursery.start_soon(serve, link)
+            await settle()
+            for text in (raw("A"), raw("B"), "bad", raw("C")):
+                link.peer.send_nowait(text)
+            assert [await link.peer.receive() for _ in range(2)] == ["answer to A", "answer to B"]
+            assert await closed(link.peer) == (1008, "enough")
+
+
+async def test_a_reply_that_was_accepted_before_our_close_is_written_before_it(autojump_clock: MockClock) -> None:
+    async with open_link(capacity=10) as link:
+        link.peer.stall()
+        assert all([link.send("x" * 8), link.send("y" * 8), link.send("z" * 8)])
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(link.connection.aclose, 4000, "bye")
+            await trio.sleep(1)
+            assert link.send("while we wait for the writer")
+            link.peer.resume()
+            texts = [await link.peer.receive() for _ in range(4)]
+        assert texts == ["x" * 8, "y" * 8, "z" * 8, "while we wait for the writer"]
+        assert await closed(link.peer) == (4000, "bye")
+
+
+async def test_a_peer_that_is_given_up_sees_why_if_it_reads_within_a_second(autojump_clock: MockClock) -> None:
+    async with open_link(capacity=10) as link:
+        link.peer.stall()
+        for letter in "abcdef":
+            link.send(letter * len(LARGE))
+        await settle()
+        link.connection.give_up(1013, "too slow")
+        assert not link.send("nothing more")
+        await trio.sleep(0.9)
+        assert link.owner.ended == []
+        link.peer.resume()
+        # One was on its way, two are the writer's; of those behind, the first may have been begun.
+        assert [(await link.peer.receive())[0] for _ in range(4)] == ["a", "b", "c", "d"]
+        assert await closed(link.peer) == (1013, "too slow")
+        await settle()
+        assert link.owner.ended == [(1013, "too slow")]
+        assert link.connection.outbox.queued_bytes == 0
+
+
+async def test_a_peer_that_is_given_up_and_does_not_read_is_aborted_after_a_second(autojump_clock: MockClock) -> None:
+    async with open_link(capacity=10) as link:
+        link.peer.stall()
+        for text in "abcdef":
+            link.send(text * 8)
+        await settle()
+        link.connection.give_up(1013, "too slow")
+        link.connection.give_up(1013, "again")
+        await trio.sleep(2)
+        assert link.owner.ended == [(1013, "too slow")]
+        assert link.aborted()
+
+
+async def test_to_give_up_where_no_task_can_be_started_is_to_abort() -> None:
+    async with trio.open_nursery() as nursery:
+        transport, peer = memory_link()
+        owner = Owner()
+        connection = Connection(transport, Limits(), Flusher(), nursery, owner)
+    connection.give_up(1013, "too slow")
+    assert owner.ended == [(1013, "too slow")]
+    assert await closed(peer) == (1006, "")
 
 
 async def test_the_message_that_was_one_too_many_is_the_last_that_is_looked_at() -> None:

@@ -742,6 +742,30 @@ async def test_drained_cancelled_while_it_writes_has_aborted_the_link(autojump_c
         assert scope.cancelled_caught
 
 
+async def test_to_forget_leaves_the_frame_that_is_half_written_and_tells_who_waits() -> None:
+    async with open_desk(room=3, outbox_messages=3) as desk:
+        offered(desk, "half", "b", "c")
+        desk.nursery.start_soon(_expect_closed, desk, "waits")
+        await settle()
+        # The writer has taken all three. Two more wait behind them.
+        offered(desk, "d", "e")
+        desk.outbox.forget(ConnectionClosed(1013))
+        assert offered(desk, "late") == [False]
+        desk.wire.read(1000)
+        await desk.outbox.drained()
+        assert desk.wire.texts()[0] == "half"
+        assert "e" not in desk.wire.texts()
+        assert desk.outbox.queued_bytes == 0
+    async with open_desk(room=3) as desk:
+        offered(desk, "half", "b", "c")
+        desk.outbox.flush()  # and the writer has not run yet
+        desk.outbox.forget(ConnectionClosed(1013))
+        desk.wire.read(1000)
+        await desk.outbox.drained()
+        assert desk.wire.texts() == ["half"]
+        assert desk.outbox.queued_bytes == 0
+
+
 async def test_aclose_accepts_nothing_more_and_what_was_accepted_is_written() -> None:
     async with open_desk(room=0) as desk:
         offered(desk, "a")

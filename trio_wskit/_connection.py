@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable
-from typing import Protocol, cast, final
+from typing import Final, Protocol, cast, final
 
 import trio
 
@@ -22,6 +22,8 @@ from trio_wskit.abc import PushTransport, Receiver, Transport, WatchedTransport
 from trio_wskit.errors import ConnectionClosed, WsKitError
 
 __all__ = ["Connection", "Owner"]
+
+_LAST_FRAME: Final = 1.0  # seconds for a close frame to find room, where the peer is too slow for all the others
 
 
 class Owner(Protocol):
@@ -55,6 +57,7 @@ class Connection:
 
     __slots__ = (
         "_client",
+        "_closed",
         "_closing",
         "_limits",
         "_nursery",
@@ -90,7 +93,8 @@ class Connection:
         self._push = cast("PushTransport", transport) if hasattr(transport, "attach") else None
         self.inbox: Inbox = Inbox(limits.max_waiting_batches, self._resume)
         self._resumed: trio.Event | None = None  # set while the reader is held back
-        self._closing = False
+        self._closing: tuple[int, str] | None = None  # what we have begun to close with
+        self._closed: trio.Event | None = None  # there while somebody waits for the close of another
 
     def _start_writer(self) -> bool:
         return self._start_task(self.outbox.run_writer)
@@ -107,7 +111,7 @@ class Connection:
 
         Nor where we have dropped the link: a transport that reads by itself does not tell us what we told it.
         """
-        if self.inbox.is_full or (self.outbox.aborted and not self._closing):
+        if self.inbox.is_full or (self.outbox.aborted and self._closing is None):
             self.disconnected(closed.code, closed.reason)
 
     def start(self, receiver: Receiver | None = None) -> None:
@@ -146,7 +150,7 @@ class Connection:
         Returns:
             False when the dispatcher is behind: the caller holds back until `PushTransport.resume`.
         """
-        if self._closing or self.close_code is not None:
+        if self._closing is not None or self.close_code is not None:
             return True  # only the peer's close frame matters now
         limits = self._limits
         batch: list[Envelope] = []
@@ -181,7 +185,7 @@ class Connection:
     @property
     def is_closing(self) -> bool:
         """True from the begin of a close on: what comes is not looked at any more."""
-        return self._closing or self.close_code is not None
+        return self._closing is not None or self.close_code is not None
 
     @property
     def holds_back(self) -> bool:
@@ -196,7 +200,7 @@ class Connection:
             self._resumed = None
 
     async def aclose(self, code: int = 1000, reason: str = "", *, patience: float = math.inf) -> None:
-        """Send what is queued, then a close frame, and wait for the peer's. Who comes second does not wait.
+        """Send what is queued, then a close frame, and wait for the peer's. Who comes second waits for the first.
 
         Args:
             code: a close code that may be sent.
@@ -209,11 +213,23 @@ class Connection:
         Cancelled: the link is aborted.
         """
         close_frame(code, reason)  # refuses what cannot be sent
-        if self._closing or self.close_code is not None:
+        if self.close_code is not None:
             await trio.lowlevel.checkpoint()
-            return
-        self._closing = True
-        await self._close(code, reason, patience)
+        elif self._closing is not None:
+            await self._close_of_another(self._closing, patience)
+        else:
+            self._closing = (code, reason)
+            await self._close(code, reason, patience)
+
+    async def _close_of_another(self, closing: tuple[int, str], patience: float) -> None:
+        if self._closed is None:
+            self._closed = trio.Event()
+        try:
+            with trio.move_on_after(min(patience, self._limits.close_timeout)):
+                await self._closed.wait()
+        finally:
+            if self.close_code is None:
+                self.abort(*closing)
 
     async def _close(self, code: int, reason: str, patience: float) -> None:
         if self.holds_back:
@@ -233,9 +249,30 @@ class Connection:
             self.disconnected(code, reason)
 
     def close_soon(self, code: int, reason: str) -> None:
-        """Like `aclose`, in a task of the connection; what comes from now on is not looked at."""
-        if not self._closing and self.close_code is None:
-            self._closing = self._start_task(self._close, code, reason, math.inf)
+        """Like `aclose`, in a task of the connection; what comes from now on is not looked at.
+
+        What came before it and is served without a wait is answered before the close frame.
+        """
+        if not self.is_closing and self._start_task(self._close_behind, code, reason):
+            self._closing = (code, reason)
+
+    async def _close_behind(self, code: int, reason: str) -> None:
+        await trio.lowlevel.cancel_shielded_checkpoint()  # the dispatcher was woken in the same pass as we
+        await self._close(code, reason, math.inf)
+
+    def give_up(self, code: int, reason: str) -> None:
+        """Close on a peer that does not read, in a task of the connection. What is queued is forgotten.
+
+        The close frame stands behind the frame that is half written, if there is one: nothing else is legal. So it
+        comes where the peer reads that far within a second; where it does not, the link is aborted, and it sees 1006.
+        """
+        if self.is_closing:
+            return
+        self.outbox.forget(ConnectionClosed(code, reason))
+        if self._start_task(self._close, code, reason, _LAST_FRAME):
+            self._closing = (code, reason)
+        else:
+            self.abort(code, reason)
 
     def abort(self, code: int = 1006, reason: str = "") -> None:
         """Drop the link at once."""
@@ -249,4 +286,6 @@ class Connection:
         self.close_code, self.close_reason = code, reason
         self.outbox.break_off(ConnectionClosed(code, reason))
         self.inbox.close()
+        if self._closed is not None:
+            self._closed.set()
         self._owner.on_disconnected(code, reason)

@@ -460,6 +460,14 @@ class Outbox(trio.abc.SendChannel[Frame]):
                 trio.lowlevel.reschedule(task, outcome.Error(ConnectionClosed(closed.code, closed.reason)))
             self._waiting.clear()
 
+    def forget(self, closed: ConnectionClosed) -> None:
+        """Accept nothing more, and forget what waits, but for the first frame: a part of it may be written."""
+        first, size = self._frames[:1], self._bytes
+        waiting = sum([len(frame.wire) for frame in self._frames[1:]])
+        self.break_off(closed)
+        self._frames += first
+        self._bytes = size - waiting
+
     async def aclose(self) -> None:
         """Accept nothing more. What was accepted before is still written."""
         self.flush()

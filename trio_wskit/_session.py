@@ -345,13 +345,12 @@ class Session:
             self._opening.cancel()
 
     def too_slow(self) -> None:
-        """Disconnect a client that does not read what it asked for: 1013, in the background."""
+        """Disconnect a client that does not read what it asked for, in the background: 1013, if it reads that far."""
         outbox = self.outbox
         self._limit_exceeded(
             LimitExceeded("backpressure", outbox.queued_bytes, self._services.limits.outbox_bytes, self.client_id)
         )
-        # Its queue is full and its peer does not read: a close frame would wait behind all of it.
-        self.connection.abort(1013, "too slow")
+        self.connection.give_up(1013, "too slow")
 
     def _close_soon(self, code: int, reason: str) -> None:
         self.connection.close_soon(code, reason)
