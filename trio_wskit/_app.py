@@ -18,6 +18,7 @@ import trio
 from trio_wskit._core.frames import close_frame
 from trio_wskit._core.handshake import Request, origin_allowed
 from trio_wskit._core.ids import uuid7
+from trio_wskit._core.keeping import HistoryRules, keep_by
 from trio_wskit._core.options import Limits
 from trio_wskit._core.publishing import Overflow, PublishResult
 from trio_wskit._core.topics import TopicRules
@@ -30,13 +31,15 @@ from trio_wskit._outbox import Flusher
 from trio_wskit._router import Router
 from trio_wskit._session import LimitExceeded, Services, Session
 from trio_wskit._work import Drain, DrainReport, Work
-from trio_wskit.abc import BrokeredDriver, IdempotencyStore, PubSubDriver, Transport
+from trio_wskit.abc import BrokeredDriver, HistoryStore, IdempotencyStore, PubSubDriver, Transport
 from trio_wskit.errors import ConfigError, ConnectionClosed, PubSubError, Reject, WsKitError
 from trio_wskit.presence._presence import Presence
 from trio_wskit.pubsub._desk import Desk
+from trio_wskit.pubsub._history import Histories
 from trio_wskit.pubsub._hub import Hub
 from trio_wskit.pubsub._policy import PubSubPolicy
 from trio_wskit.pubsub._publisher import Publisher
+from trio_wskit.pubsub.history import MemoryHistory
 from trio_wskit.pubsub.memory import MemoryPubSub
 
 __all__ = ["Admission", "App", "open_app"]
@@ -113,6 +116,9 @@ class App:
             open.
         topics: what a topic may be called, and how many there may be.
         policy: who may subscribe and publish, and hooks for both.
+        history: which topics keep a history, and how much: a mapping from topics and patterns to `History`, of which
+            the first that matches counts; or a function from the topic to a `History` or None.
+        history_store: where it is kept; by default a `MemoryHistory` of its own.
         overflow: what happens to a subscriber whose outbox is full: ``disconnect`` it with 1013, ``drop_oldest`` or
             ``drop_newest``; or a function from the topic to one of these.
         identity: names the client from its `Admission` (whose ``data`` is what `authenticate` returned), as text that
@@ -141,6 +147,8 @@ class App:
         pubsub: PubSubDriver | None = None,
         topics: TopicRules | None = None,
         policy: PubSubPolicy | None = None,
+        history: HistoryRules | None = None,
+        history_store: HistoryStore | None = None,
         overflow: Overflow | Callable[[str], Overflow] = "disconnect",
         identity: Callable[[Admission], str | None] | None = None,
         idempotency: IdempotencyStore | bool = True,
@@ -187,6 +195,18 @@ class App:
         if presence is not None:
             policy = presence.guarded(policy)
         self._desk = Desk(self._driver, rules, policy, self._sessions.get)
+        if history is not None:
+            self._desk.histories = Histories(
+                keep_by(history),
+                MemoryHistory() if history_store is None else history_store,
+                self._hub,
+                limit=self.limits.outbox_messages,
+                max_publishing=rules.max_publishing,
+                wall_clock=wall_clock,
+                client_of=self._sessions.get,
+            )
+        elif history_store is not None:
+            raise ConfigError("history_store is where history= is kept: say which topics keep one")
         self._publisher = Publisher(self._hub, self._desk, lambda: self.router.hooks, wall_clock, lambda: self.is_open)
         self._places = 0  # handshakes and sessions that hold a place
         self._places_by_address: dict[str, int] = {}

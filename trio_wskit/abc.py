@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 import trio
 
 from trio_wskit._core.bucket import Decision, Decisions, Policy, Spend
+from trio_wskit._core.history import History, Position, Replay
 from trio_wskit._core.presence import PresenceAnswer, PresenceBeat, PresenceSnapshot
 from trio_wskit._core.publishing import PublishEnvelope, PublishResult
 from trio_wskit._core.reservations import Reservation
@@ -17,7 +18,9 @@ __all__ = [
     "BrokerConsumer",
     "BrokeredDriver",
     "Deliver",
+    "HistoryStore",
     "IdempotencyStore",
+    "ImmediateHistoryStore",
     "ImmediateRateLimiter",
     "PresenceStore",
     "PubSubDriver",
@@ -231,6 +234,64 @@ class BrokeredDriver(PubSubDriver, Protocol):
 
         Cancelled: what is being delivered may have reached some subscribers only.
         """
+        ...
+
+
+class HistoryStore(Protocol):
+    """Keeps the last messages of topics, and numbers them. `trio_wskit.testing.check_history` proves an implementation.
+
+    A topic's messages have the offsets 1, 2, 3 and so on within an epoch, whoever appends at the same time. When a
+    store does not know any more what it has given out, it begins another epoch, which no topic ever had.
+
+    How much is kept is said with each call; the last one counts. It is opened and closed by whoever made it.
+    """
+
+    async def append(self, topic: str, message: bytes, keep: History) -> Position:
+        """Add a message at the end, and return its position. It also starts the topic's `ttl` anew.
+
+        Raises:
+            Exception: the store failed; the message was appended or it was not.
+
+        Cancelled: the same.
+        """
+        ...
+
+    async def read(
+        self, topic: str, keep: History, since: Position | None = None, last: int = 0, limit: int = 1000
+    ) -> Replay:
+        """Tell the position of the newest message, and give the entries after `since`, or the `last` ones.
+
+        The position of a topic that nobody has heard of has the offset 0, and an epoch that its messages will have.
+        All is as it is at one instant.
+
+        Args:
+            topic: which.
+            keep: how much is kept.
+            since: entries with a greater offset are asked for. All of them or None: of another epoch, of the future, or
+                where one of them is not kept any more, the entries are None.
+            last: without `since`: at most so many of the newest entries, as many as are kept.
+            limit: the entries are None where they would be more.
+
+        Raises:
+            Exception: the store failed.
+
+        Cancelled: nothing has changed.
+        """
+        ...
+
+
+@runtime_checkable
+class ImmediateHistoryStore(HistoryStore, Protocol):
+    """A store that can also answer at once: for topics of one process."""
+
+    def append_nowait(self, topic: str, message: bytes, keep: History) -> Position:
+        """See `HistoryStore.append`."""
+        ...
+
+    def read_nowait(
+        self, topic: str, keep: History, since: Position | None = None, last: int = 0, limit: int = 1000
+    ) -> Replay:
+        """See `HistoryStore.read`."""
         ...
 
 
