@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from itertools import islice
 from typing import Any, Final, Literal, NamedTuple, final
@@ -22,7 +22,7 @@ from trio_wskit._core.publishing import PublishEnvelope
 from trio_wskit._core.redis_envelope import BadEnvelope, Fault, decode_envelope, slot_of
 from trio_wskit.abc import Deliver
 from trio_wskit.errors import PubSubError
-from trio_wskit.pubsub._redis_link import Address, Command, Link, Servers, lost
+from trio_wskit.pubsub._redis_link import Address, Command, Link, Refused, Servers, lost
 
 __all__ = ["Ingress", "IngressCounts", "IngressLimits", "Name"]
 
@@ -119,7 +119,6 @@ class _Ear:
         Raises:
             PubSubError: the link is lost, or the server refused a name for which nobody waits.
         """
-        patience = self._ingress.limits.check_every
         while self.changed:
             batch = list(islice(self.changed, _BATCH))
             for name in batch:
@@ -135,18 +134,23 @@ class _Ear:
             commands = [*self._commands(_OFF, off), *self._commands(_ON, on)]
             if not commands:
                 continue
-            errors = await self.link.fence(commands, patience)
+            errors = await self._fence(commands)
             if not errors:
                 self._is_heard(on)
                 continue
             for name in on:  # which of them is it?
-                errors = await self.link.fence(self._commands(_ON, [name]), patience)
+                errors = await self._fence(self._commands(_ON, [name]))
                 if errors and errors[0].moved:
                     raise lost("a slot of the cluster has moved to another node") from errors[0]
                 if errors:
                     self._ingress.refused(name, errors[0])
                 else:
                     self._is_heard([name])
+
+    async def _fence(self, commands: Sequence[Command]) -> list[Refused]:
+        errors = await self.link.fence(commands, self._ingress.limits.check_every)
+        self._ingress.pause()  # while an answer waited, `read` could not tell
+        return errors
 
     def _is_heard(self, names: Iterable[Name]) -> None:
         for name in names:
@@ -173,7 +177,7 @@ class _Ear:
                 with trio.move_on_after(every) as idle:
                     await self.wake.wait()
                 if idle.cancelled_caught:
-                    await self.link.fence((), every)
+                    await self._fence(())
             await self.settle()
 
     async def read(self) -> None:
@@ -182,7 +186,7 @@ class _Ear:
         Raises:
             PubSubError: the link is lost, or was given up: more comes than can be delivered, or a slot has moved away.
         """
-        await self.link.read(self._take)
+        await self.link.read(self._take, self._ingress.pause)
 
     def _take(self, push: list[Any]) -> None:
         kind: bytes = push[0]
@@ -305,9 +309,16 @@ class Ingress:
             raise lost(
                 f"more comes from Redis than is delivered: {len(waiting)} messages of {self._waiting_bytes} bytes wait"
             )
-        if not waiting:
-            self._something.set()
         waiting.append((channel, data))
+        if len(waiting) >= _PASS:
+            self._something.set()
+
+    def pause(self) -> None:
+        """Nothing more has come just now: hand on what there is.
+
+        To hand on a batch costs a task switch; to hand on each message by itself costs one each.
+        """
+        self._something.set()
 
     async def _hand_on(self, deliver: Deliver) -> None:
         waiting = self._waiting

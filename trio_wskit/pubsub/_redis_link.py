@@ -121,8 +121,12 @@ class Link:
             raise lost(f"the link to Redis at {self.place} is lost: {error}") from error
         raise lost(f"Redis at {self.place} has not answered within {patience:g} s")
 
-    async def read(self, take: Callable[[list[Any]], None]) -> None:
+    async def read(self, take: Callable[[list[Any]], None], pause: Callable[[], None]) -> None:
         """Give every push to `take` until the link is lost, or until `take` raises.
+
+        Args:
+            take: never waits.
+            pause: called when nothing more has come just now, unless the answer to a `fence` waits to be read.
 
         Raises:
             PubSubError: ADAPTER_ERROR: the link is lost. It never just returns.
@@ -131,6 +135,8 @@ class Link:
             async with aclosing(self._connection.push_messages) as pushes:
                 async for push in pushes:
                     take(cast("list[Any]", push))
+                    if self._connection.reusable:  # which is to say: coredis' buffers are empty
+                        pause()
         except RedisError as error:
             raise lost(f"the link to Redis at {self.place} is lost: {error}") from error
         raise lost(f"the link to Redis at {self.place} has ended")
