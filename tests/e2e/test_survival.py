@@ -319,6 +319,30 @@ async def test_a_client_that_stops_reading_costs_the_others_nothing_and_is_disco
 
 @on_both
 @pytest.mark.parametrize("tls", [False, True])
+async def test_a_client_that_is_only_slow_reads_why_it_is_disconnected(transport: str, tls: bool) -> None:
+    router = Router()
+    over = trio.Event()
+    router.on_limit_exceeded(lambda _: over.set())
+
+    @router.on(Join)
+    async def join(ctx: Context[Join]) -> None:
+        await ctx.topics.subscribe("news")
+        await ctx.send(Said("joined"))
+
+    app = App(router, limits=Limits(outbox_bytes=1_000_000))
+    async with serving(app, transport, ssl_context=server_tls() if tls else None) as server:
+        slow = await connect(server, tls=client_tls() if tls else None)
+        await slow.send("JOIN")
+        await slow.receive()
+        while not over.is_set():
+            await app.publish("news", Said("n" * 10_000))
+            await trio.lowlevel.checkpoint()
+        assert await slow.end() == (1013, "too slow")  # it begins to read now, and what was begun comes whole
+        slow.cut()
+
+
+@on_both
+@pytest.mark.parametrize("tls", [False, True])
 async def test_a_client_that_closes_while_it_is_written_to_gets_its_answer(transport: str, tls: bool) -> None:
     router = Router()
     ended: list[int | None] = []
