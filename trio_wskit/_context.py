@@ -20,7 +20,7 @@ from trio_wskit.errors import ErrorCode, WsKitError
 if TYPE_CHECKING:
     from trio_wskit._lease import Auth
     from trio_wskit._session import Session
-    from trio_wskit.presence._presence import ClientPresence
+    from trio_wskit.presence._client import ClientPresence
     from trio_wskit.pubsub._topics import Topics
 
 __all__ = ["Context"]

@@ -41,7 +41,8 @@ from trio_wskit.pubsub._topics import Topics
 
 if TYPE_CHECKING:
     from trio_wskit._router import Hooks
-    from trio_wskit.presence._presence import ClientPresence, Presence
+    from trio_wskit.presence._client import ClientPresence
+    from trio_wskit.presence._presence import Presence
 
 __all__ = ["LimitExceeded", "Services", "Session"]
 

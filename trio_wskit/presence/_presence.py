@@ -5,20 +5,21 @@ from __future__ import annotations
 import logging
 import math
 import secrets
-from collections.abc import Awaitable, Callable, Generator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, TypeVar, final
 
 import attrs
 import trio
 
 from trio_wskit._core.json_text import dumps, is_json, loads
-from trio_wskit._core.patterns import TopicPattern
 from trio_wskit._core.presence import PresenceAnswer, PresenceBeat, PresenceChange
 from trio_wskit._core.presence_book import PresenceBook
 from trio_wskit._core.publishing import PublishResult
 from trio_wskit.abc import PresenceStore
-from trio_wskit.errors import ConfigError, PubSubError, WsKitError
+from trio_wskit.errors import ConfigError, WsKitError
+from trio_wskit.presence._client import ClientPresence
+from trio_wskit.presence._guard import guard
 from trio_wskit.presence._messages import PresenceDiff, PresenceList, PresenceMember, messages_of
 from trio_wskit.presence.memory import MemoryPresence
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from trio_wskit._session import Session
     from trio_wskit.pubsub._policy import PubSubPolicy
 
-__all__ = ["ClientPresence", "Presence", "PresenceStatistics", "TopicNames"]
+__all__ = ["Presence", "PresenceStatistics", "TopicNames"]
 
 logger = logging.getLogger("trio_wskit")
 
@@ -272,49 +273,8 @@ class Presence:
         )
 
     def guarded(self, policy: PubSubPolicy) -> PubSubPolicy:
-        """The same rules, which now also say who may watch, and who is present by a subscription.
-
-        The right to subscribe to a topic is the right to watch it. Only the app itself publishes changes.
-        """
-        may_subscribe, may_publish = policy.authorise_subscribe, policy.authorise_publish
-        subscribed, unsubscribed = policy.on_subscribe, policy.on_unsubscribe
-
-        async def authorise_subscribe(client: Session, topic: str) -> bool:
-            assert may_subscribe is not None
-            if topic.startswith(self._prefix):
-                watched = topic[len(self._prefix) :]
-                topic = TopicPattern(watched) if isinstance(topic, TopicPattern) else watched
-            return await may_subscribe(client, topic)
-
-        async def authorise_publish(client: Session | None, topic: str, message: object) -> bool:
-            if topic.startswith(self._prefix):
-                return client is None and isinstance(message, PresenceDiff)
-            return may_publish is None or await may_publish(client, topic, message)
-
-        def on_subscribe(client: Session, topic: str) -> None:
-            if subscribed is not None:
-                subscribed(client, topic)
-            if self._subscribers is None or topic.startswith(self._prefix) or isinstance(topic, TopicPattern):
-                return
-            state = self._subscribers(client, topic)
-            if state is not None:
-                try:
-                    self.enter(client.client_id, client.identity, topic, state)
-                except WsKitError as error:  # it is subscribed all the same, and the client is told
-                    client.refuse(error, None)
-
-        def on_unsubscribe(client: Session, topic: str) -> None:
-            self.exit(client.client_id, topic)
-            if unsubscribed is not None:
-                unsubscribed(client, topic)
-
-        return attrs.evolve(
-            policy,
-            authorise_subscribe=None if may_subscribe is None else authorise_subscribe,
-            authorise_publish=authorise_publish,
-            on_subscribe=on_subscribe,
-            on_unsubscribe=on_unsubscribe,
-        )
+        """The same rules, which now also say who may watch, and who is present by a subscription."""
+        return guard(self, policy, self._prefix, self._subscribers)
 
     # What an app does.
 
@@ -447,84 +407,3 @@ class Presence:
         self._node = secrets.token_hex(8)
         self._known = False
         self._book.start_again(now)
-
-
-@final
-class ClientPresence:
-    """What one client can do about presence: ``ctx.presence``."""
-
-    __slots__ = ("_client", "_presence")
-
-    def __init__(self, presence: Presence, client: Session) -> None:
-        self._presence = presence
-        self._client = client
-
-    def join(self, topic: str, state: object = None) -> None:
-        """The client is there from now on, or with another state; until `leave`, or the end of its connection.
-
-        An end of its subscription to the topic is an end of its presence too. Never waits: the store hears of it
-        after the debounce. Where it then finds too many on other processes, the client gets an ERROR.
-
-        Args:
-            topic: where.
-            state: any JSON that others shall see.
-
-        Raises:
-            WsKitError: RESOURCE_EXHAUSTED: the state is too large, the topic is full, the client is in too many.
-                INVALID_ARGUMENT: the state is no JSON, or the identity is empty or too long.
-            PubSubError: INVALID_TOPIC; CONNECTION_CLOSED when the client has left.
-        """
-        self._join(topic, state, 0)
-
-    def leave(self, topic: str) -> None:
-        """The client is not there any more; no change where it was not. Others hear of it after a while."""
-        self._presence.exit(self._client.client_id, topic)
-
-    @contextmanager
-    def here(self, topic: str, state: object = None) -> Generator[None]:
-        """The client is there as long as the block runs: ``with ctx.presence.here("room:7"):``. Blocks may overlap.
-
-        Raises:
-            WsKitError, PubSubError: as `join`.
-        """
-        block = self._presence.new_block()
-        self._join(topic, state, block)
-        try:
-            yield
-        finally:
-            self._presence.exit(self._client.client_id, topic, block)
-
-    async def watch(self, topic: str) -> PresenceList:
-        """Who is there; and from now on the client gets every change, as a `PresenceDiff`.
-
-        It takes one of the topics that a connection may have.
-
-        Raises:
-            PubSubError: as `Topics.subscribe`; the right to subscribe to the topic is asked for.
-            WsKitError: UNAVAILABLE: the store does not answer; the client watches all the same, unless it is cancelled.
-
-        Cancelled: the client may watch, or not.
-        """
-        await self._client.topics.subscribe(self._presence.watched(topic))
-        return await self._presence.snapshot(topic)
-
-    async def unwatch(self, topic: str) -> None:
-        """Get no more changes.
-
-        Raises, Cancelled: as `Topics.unsubscribe`.
-        """
-        await self._client.topics.unsubscribe(self._presence.topic_of(topic))
-
-    async def list(self, topic: str) -> _Members:
-        """See `Presence.list`."""
-        return await self._presence.list(topic)
-
-    async def count(self, topic: str) -> int:
-        """See `Presence.count`."""
-        return await self._presence.count(topic)
-
-    def _join(self, topic: str, state: object, block: int) -> None:
-        client = self._client
-        if client.close_code is not None:
-            raise PubSubError("CONNECTION_CLOSED", "the client has left")
-        self._presence.enter(client.client_id, client.identity, topic, state, block)
