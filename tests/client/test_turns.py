@@ -32,8 +32,8 @@ async def test_a_link_that_opens_after_all_is_not_kept_by_a_client_that_closes(a
     async def connect(handshake: Handshake) -> Opened:
         with trio.CancelScope(shield=True):
             await trio.sleep(2)
-            opened = await server.connect(handshake)
-        return opened
+            return await server.connect(handshake)
+        raise AssertionError
 
     async with open_client("ws://h.test/", connect=connect, wait=False, limits=NO_PINGS) as client:
         await settle()
