@@ -34,7 +34,7 @@ def refused_with(client: Client) -> tuple[int, str]:
     [
         ({"router": 5}, "App takes a Router, not 5"),
         ({"origins": "https://example.org"}, "origins takes a set of origins"),
-        ({"overflow": "drop_all"}, "overflow takes 'disconnect', 'drop_oldest' or 'drop_newest'"),
+        ({"overflow": "drop_all"}, "overflow takes 'disconnect', 'drop_oldest', 'drop_newest', conflate"),
     ],
 )
 def test_a_wrong_argument_is_refused_at_once(arguments: dict[str, Any], complaint: str) -> None:

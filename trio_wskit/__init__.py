@@ -3,6 +3,7 @@
 from trio_wskit._app import Admission as Admission
 from trio_wskit._app import App as App
 from trio_wskit._app import open_app as open_app
+from trio_wskit._budget import ByteBudget as ByteBudget
 from trio_wskit._context import Context as Context
 from trio_wskit._core.error_map import ErrorMap as ErrorMap
 from trio_wskit._core.handshake import HttpResponse as HttpResponse

@@ -15,12 +15,15 @@ from typing import Any, Final, cast, final
 import attrs
 import trio
 
+from trio_wskit._budget import ByteBudget
 from trio_wskit._core.frames import close_frame
 from trio_wskit._core.handshake import Request, origin_allowed
 from trio_wskit._core.ids import uuid7
 from trio_wskit._core.keeping import HistoryRules, keep_by
 from trio_wskit._core.options import Limits
-from trio_wskit._core.publishing import Overflow, PublishResult
+from trio_wskit._core.overflow import Overflow, check_overflow
+from trio_wskit._core.publishing import PublishResult
+from trio_wskit._core.terms import TermsBook
 from trio_wskit._core.topics import TopicRules
 from trio_wskit._dispatch import compile_routes
 from trio_wskit._drain import run_drain
@@ -35,6 +38,7 @@ from trio_wskit.abc import BrokeredDriver, HistoryStore, IdempotencyStore, PubSu
 from trio_wskit.errors import ConfigError, ConnectionClosed, PubSubError, Reject, WsKitError
 from trio_wskit.presence._presence import Presence
 from trio_wskit.pubsub._desk import Desk
+from trio_wskit.pubsub._fanout import BackpressureCounts
 from trio_wskit.pubsub._history import Histories
 from trio_wskit.pubsub._hub import Hub
 from trio_wskit.pubsub._policy import PubSubPolicy
@@ -119,8 +123,12 @@ class App:
         history: which topics keep a history, and how much: a mapping from topics and patterns to `History`, of which
             the first that matches counts; or a function from the topic to a `History` or None.
         history_store: where it is kept; by default a `MemoryHistory` of its own.
-        overflow: what happens to a subscriber whose outbox is full: ``disconnect`` it with 1013, ``drop_oldest`` or
-            ``drop_newest``; or a function from the topic to one of these.
+        overflow: what happens to a subscriber that does not read fast enough: ``disconnect`` it with 1013,
+            ``drop_oldest`` or ``drop_newest`` where its outbox is full, `conflate` or `block`; or a function from the
+            topic to one of these, which is asked when somebody is behind.
+        budget: bytes that may wait in all outboxes together; Apps may share one. None: a budget of its own, of 256 MiB.
+            When there are more, clients are disconnected with 1013, first the one whose socket has taken nothing for
+            longest.
         identity: names the client from its `Admission` (whose ``data`` is what `authenticate` returned), as text that
             is the same on each of its connections: ``lambda who: who.data["user_id"]``. None, or without it: the client
             id. Connections are counted by it, and idempotency keys belong to it.
@@ -150,6 +158,7 @@ class App:
         history: HistoryRules | None = None,
         history_store: HistoryStore | None = None,
         overflow: Overflow | Callable[[str], Overflow] = "disconnect",
+        budget: ByteBudget | None = None,
         identity: Callable[[Admission], str | None] | None = None,
         idempotency: IdempotencyStore | bool = True,
         lease: AuthLease | None = None,
@@ -162,8 +171,8 @@ class App:
             raise ConfigError(f"App takes a Router, not {router!r}")
         if isinstance(origins, str):
             raise ConfigError(f"origins takes a set of origins, not the text {origins!r}")
-        if not callable(overflow) and overflow not in ("disconnect", "drop_oldest", "drop_newest"):
-            raise ConfigError(f"overflow takes 'disconnect', 'drop_oldest' or 'drop_newest', not {overflow!r}")
+        if not callable(overflow):
+            check_overflow(overflow)
         self.router: Router = router
         self.limits: Limits = limits or Limits()
         self._authenticate = authenticate
@@ -173,7 +182,8 @@ class App:
         self._origins = None if origins is None else frozenset(origin.lower().rstrip("/") for origin in origins)
         self._driver = pubsub if pubsub is not None else MemoryPubSub()
         rules = topics or TopicRules()
-        self._hub = Hub(self._driver, overflow if callable(overflow) else lambda _: overflow, rules.max_publishing)
+        terms = TermsBook()
+        self._hub = Hub(self._driver, overflow, rules.max_publishing, budget=budget, terms=terms, wall_clock=wall_clock)
         self._identity = identity
         self._idempotency: IdempotencyStore | None = (
             (MemoryIdempotency() if idempotency else None) if isinstance(idempotency, bool) else idempotency
@@ -194,7 +204,7 @@ class App:
         policy = policy or PubSubPolicy()
         if presence is not None:
             policy = presence.guarded(policy)
-        self._desk = Desk(self._driver, rules, policy, self._sessions.get)
+        self._desk = Desk(self._driver, rules, policy, self._sessions.get, terms)
         if history is not None:
             self._desk.histories = Histories(
                 keep_by(history),
@@ -267,6 +277,16 @@ class App:
             await trio.lowlevel.checkpoint()
         else:
             await self._brokered.wait_ready()
+
+    @property
+    def backpressure(self) -> BackpressureCounts:
+        """What subscribers that were behind did not get, in total. It goes on counting."""
+        return self._hub.counts
+
+    @property
+    def budget(self) -> ByteBudget:
+        """The bytes that may wait in all outboxes together, and how many do."""
+        return self._hub.budget
 
     def _opened(self) -> Services:
         if self._services is None:
@@ -584,8 +604,10 @@ class App:
         exclude: str | None = None,
         partition_key: str | None = None,
         meta: Mapping[str, Any] | None = None,
+        quorum: float | None = None,
+        within: float | None = None,
     ) -> PublishResult:
-        """Publish to everybody who subscribes to the topic. Does not wait for any subscriber.
+        """Publish to everybody who subscribes to the topic. Waits for no subscriber, unless a policy or a quorum asks.
 
         Args:
             topic: where to.
@@ -593,16 +615,22 @@ class App:
             exclude: a client id that shall not get it.
             partition_key: messages with the same key keep their order, where the driver divides its topics.
             meta: further meta.
+            quorum: wait until the outboxes of this share of the subscribers here, above 0 and at most 1, have handed
+                it to the system. The result's ``written`` tells how many did.
+            within: seconds to wait for that, above 0.
 
         Returns:
             What came of it; what can go wrong at run time is in there, and is not raised.
 
         Raises:
-            ConfigError: `message` is not an instance of a message class.
+            ConfigError: `message` is not an instance of a message class; `quorum` and `within` are not both good.
 
-        Cancelled: nothing is delivered here; the driver may have sent it on its way.
+        Cancelled: nothing is delivered here; the driver may have sent it on its way. While it waits for subscribers,
+        those who had room have it.
         """
-        return await self._publisher.publish(topic, message, exclude=exclude, partition_key=partition_key, meta=meta)
+        return await self._publisher.publish(
+            topic, message, exclude=exclude, partition_key=partition_key, meta=meta, quorum=quorum, within=within
+        )
 
 
 @asynccontextmanager

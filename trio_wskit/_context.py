@@ -258,8 +258,10 @@ class Context(Generic[M]):
         exclude_self: bool = False,
         partition_key: str | None = None,
         meta: Mapping[str, Any] | None = None,
+        quorum: float | None = None,
+        within: float | None = None,
     ) -> PublishResult:
-        """Publish to everybody who subscribes to the topic. Does not wait for any subscriber.
+        """Publish to everybody who subscribes to the topic. Waits for no subscriber, unless a policy or a quorum asks.
 
         Args:
             topic: where to.
@@ -267,12 +269,20 @@ class Context(Generic[M]):
             exclude_self: leave this client out.
             partition_key: messages with the same key keep their order, where the driver divides its topics.
             meta: further meta.
+            quorum: a share of the subscribers to wait for; see `App.publish`.
+            within: seconds to wait for them.
 
         Returns:
             What came of it; what can go wrong at run time is in there, and is not raised.
         """
         return await self.session.publish(
-            topic, message, exclude_self=exclude_self, partition_key=partition_key, meta=meta
+            topic,
+            message,
+            exclude_self=exclude_self,
+            partition_key=partition_key,
+            meta=meta,
+            quorum=quorum,
+            within=within,
         )
 
     async def close(self, code: int = 1000, reason: str = "") -> None:

@@ -6,21 +6,23 @@ Rules
   pass (`Flusher`). Nobody but `flush` and `run_writer` touches the transport's write side, and never both at a time.
 - While the kernel takes everything, there is no writer task. It exists from the first frame that did not fit until the
   last one is written.
-- Every frame of a topic may be dropped by the topic's policy; replies and errors never.
+- Every frame of a topic may be dropped by the topic's policy; replies and errors never: see `_queue`.
+- What the kernel did not take is charged to the app's byte budget; what only waits for the end of a pass is not.
 - A write that is cancelled or too slow may have torn a frame: the connection is aborted, for nothing else is legal.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final, final
 
 import outcome
 import trio
 
+from trio_wskit._core.backlog import Frame
 from trio_wskit._core.options import Limits
+from trio_wskit._queue import Queue, Waiter, size_of
 from trio_wskit.abc import Transport
 from trio_wskit.errors import ConnectionClosed
 
@@ -34,21 +36,18 @@ _WRITE_BYTES: Final = 65536  # what one write of the writer takes from the queue
 
 
 @final
-class Frame:
-    """One encoded message, made once for all who get it.
+class _Sender(Waiter):
+    __slots__ = ("_task",)
 
-    Attributes:
-        wire: the whole RFC 6455 frame.
-        topic: where it was published; None for a message to one client alone, which is never dropped.
-        offset: its number in the topic's history; None where there is none.
-    """
+    def __init__(self, frame: Frame) -> None:
+        super().__init__(frame)
+        self._task = trio.lowlevel.current_task()
 
-    __slots__ = ("offset", "topic", "wire")
+    def accepted(self) -> None:
+        trio.lowlevel.reschedule(self._task)
 
-    def __init__(self, wire: bytes, topic: str | None = None, offset: int | None = None) -> None:
-        self.wire: bytes = wire
-        self.topic: str | None = topic
-        self.offset: int | None = offset
+    def refused(self, closed: ConnectionClosed) -> None:
+        trio.lowlevel.reschedule(self._task, outcome.Error(ConnectionClosed(closed.code, closed.reason)))
 
 
 @final
@@ -97,7 +96,7 @@ class Flusher:
 
 
 @final
-class Outbox(trio.abc.SendChannel[Frame]):
+class Outbox(Queue, trio.abc.SendChannel[Frame]):
     """The bounded queue in front of one transport.
 
     Args:
@@ -109,26 +108,18 @@ class Outbox(trio.abc.SendChannel[Frame]):
 
     Attributes:
         aborted: True once `abort` has dropped the link: whoever reads it may never be told.
-        dropped: frames that a topic's policy has dropped.
     """
 
     __slots__ = (
-        "_broken",
-        "_bytes",
         "_corked",
         "_dirty",
         "_empty",
         "_flusher",
-        "_frames",
-        "_limits",
         "_on_broken",
         "_start_writer",
         "_transport",
         "_until_pass",
-        "_waiting",
-        "_writing",
         "aborted",
-        "dropped",
     )
 
     def __init__(
@@ -139,47 +130,29 @@ class Outbox(trio.abc.SendChannel[Frame]):
         start_writer: Callable[[], bool],
         on_broken: Callable[[ConnectionClosed], object],
     ) -> None:
+        super().__init__(limits)
         self._transport = transport
-        self._limits = limits
         self._flusher = flusher
         self._start_writer = start_writer
         self._on_broken = on_broken
-        self._frames: list[Frame] = []
-        self._bytes = 0  # of what is queued and of what the writer holds
         self._corked = False
         self._dirty = False
-        self._writing = False
-        self._waiting: deque[tuple[Frame, trio.lowlevel.Task]] | None = None
-        self._broken: ConnectionClosed | None = None
         self._empty: trio.Event | None = None
         self._until_pass = _SENDS_PER_PASS
         self.aborted: bool = False
-        self.dropped: int = 0
-
-    @property
-    def queued_bytes(self) -> int:
-        """Bytes accepted that the system has not taken yet."""
-        return self._bytes
-
-    @property
-    def congested(self) -> bool:
-        """True while the peer does not read as fast as we write."""
-        return self._writing
-
-    @property
-    def closed(self) -> ConnectionClosed | None:
-        """Why nothing more is accepted; None while the outbox is open."""
-        return self._broken
 
     def offer(self, frame: Frame) -> bool:
         """Accept the frame if there is room. Never waits, never raises.
 
         Returns:
-            False where there is no room, or where the connection is closed.
+            False where there is no room, or where the connection is closed; also while the peer does not read and the
+            frame is a careful one: then look closer, and call `offer_behind`.
         """
+        if self._writing:
+            return not frame.careful and self.offer_behind(frame)
         size = len(frame.wire)
         frames = self._frames
-        if frames or self._writing:
+        if frames:
             if self._bytes + size > self._limits.outbox_bytes or len(frames) >= self._limits.outbox_messages:
                 return False
             if self._waiting:
@@ -188,7 +161,7 @@ class Outbox(trio.abc.SendChannel[Frame]):
             return False
         frames.append(frame)
         self._bytes += size
-        if not self._dirty and not self._corked and not self._writing:
+        if not self._dirty and not self._corked:
             self._dirty = True
             self._flusher.add(self)
         return True
@@ -201,27 +174,33 @@ class Outbox(trio.abc.SendChannel[Frame]):
         """
         if len(frames) < 2:
             return self._broken is None if not frames else self.offer(frames[0])
-        size = sum([len(frame.wire) for frame in frames])
-        if not self._has_room(len(frames), size):
+        size = size_of(frames)
+        if not self._fits_all(len(frames), size):
             self.flush()  # what waits for the end of a pass or a batch may go at once
-            if not self._has_room(len(frames), size):
+            if not self._fits_all(len(frames), size):
                 return False
         if self._broken is not None:
             return False
         self._frames += frames
         self._bytes += size
-        if not self._dirty and not self._corked and not self._writing:
-            self._dirty = True
-            self._flusher.add(self)
-        return True
+        self._changed()
+        return self.closed is None
 
-    def _has_room(self, count: int, size: int) -> bool:
+    def _fits_all(self, count: int, size: int) -> bool:
         limits = self._limits
         return (
             len(self._frames) + count <= limits.outbox_messages
             and self._bytes + size <= limits.outbox_bytes
             and not self._waiting
         )
+
+    def _changed(self) -> None:
+        if self._writing:
+            if self._budget is not None:
+                self._budget.charge(self, self._bytes)
+        elif self._frames and not self._dirty and not self._corked:
+            self._dirty = True
+            self._flusher.add(self)
 
     def push(self, frame: Frame) -> bool:
         """Accept a frame that must not be lost and cannot wait: an error. It may use twice the bounds.
@@ -241,9 +220,8 @@ class Outbox(trio.abc.SendChannel[Frame]):
             or len(self._frames) >= 2 * limits.outbox_messages
         ):
             return False
-        self._frames.append(frame)
-        self._bytes += len(frame.wire)
-        return True  # whoever made the outbox full sees to it that it is flushed
+        self._append(frame)
+        return self._broken is None
 
     def send_nowait(self, frame: Frame) -> None:
         """Accept the frame, or raise.
@@ -291,46 +269,16 @@ class Outbox(trio.abc.SendChannel[Frame]):
             await trio.lowlevel.cancel_shielded_checkpoint()
 
     async def _wait_for_room(self, frame: Frame) -> None:
-        if self._waiting is None:
-            self._waiting = deque()
-        waiting = self._waiting
-        entry = (frame, trio.lowlevel.current_task())
-        waiting.append(entry)
+        sender = _Sender(frame)
+        self.wait_for_room(sender)
 
         def give_up(_: object) -> trio.lowlevel.Abort:
-            waiting.remove(entry)
-            self._admit()  # a smaller frame may fit where this one did not
+            self.give_up(sender)
             return trio.lowlevel.Abort.SUCCEEDED
 
         await trio.lowlevel.wait_task_rescheduled(give_up)
 
-    def offer_instead(self, frame: Frame) -> bool:
-        """Accept a topic's frame, and drop the oldest frames of topics, as many as it takes to make room.
-
-        Returns:
-            False where that is not enough, for replies stay; then nothing was dropped.
-        """
-        frames = self._frames
-        size = len(frame.wire)
-        bytes_over = self._bytes + size - self._limits.outbox_bytes
-        frames_over = len(frames) + 1 - self._limits.outbox_messages
-        oldest: list[int] = []
-        for position, old in enumerate(frames):
-            if bytes_over <= 0 and frames_over <= 0:
-                break
-            if old.topic is not None:
-                oldest.append(position)
-                bytes_over -= len(old.wire)
-                frames_over -= 1
-        if bytes_over > 0 or frames_over > 0 or self._broken is not None:
-            return False
-        for position in reversed(oldest):
-            self._bytes -= len(frames[position].wire)
-            del frames[position]
-        self.dropped += len(oldest)
-        frames.append(frame)
-        self._bytes += size
-        return True  # as in `push`
+    # Leaving.
 
     def cork(self) -> None:
         """From now until `uncork` collect what is accepted. The caller must not wait in between."""
@@ -359,11 +307,21 @@ class Outbox(trio.abc.SendChannel[Frame]):
         if not left:
             frames.clear()
             self._bytes = 0
-            if self._waiting:
-                self._admit()
+            if self._waiting is not None:
+                self._cleared()
             return
         self._keep(left)
         self._writing = self._start_writer()
+        if self._writing and self._budget is not None:
+            self._budget.charge(self, self._bytes)
+
+    def _cleared(self) -> None:
+        """The system has everything: tell those who want to know, and let in who waits."""
+        if self._watched:
+            watched, self._watched = self._watched, None
+            for ticket in watched.values():
+                ticket.written()
+        self._admit()
 
     def _keep(self, left: Sequence[bytes]) -> None:
         """Keep what the system did not take; a rest of a frame may not be dropped any more."""
@@ -372,7 +330,7 @@ class Outbox(trio.abc.SendChannel[Frame]):
         if left[0] is not first.wire:
             self._frames[taken] = Frame(left[0])
         del self._frames[:taken]
-        self._bytes = sum(len(frame.wire) for frame in self._frames)
+        self._bytes = size_of(self._frames)
 
     async def run_writer(self) -> None:
         """Write until nothing waits. Cancelled in the middle of a write: the connection is aborted."""
@@ -385,8 +343,12 @@ class Outbox(trio.abc.SendChannel[Frame]):
                     self.abort("the peer did not read in time")
                     return
                 if self._bytes:  # else all was forgotten meanwhile
-                    self._bytes -= sum(len(frame.wire) for frame in batch)
+                    self._bytes -= size_of(batch)
+                if self._watched:
+                    self._tell_written(batch)
                 self._admit()
+                if self._budget is not None:
+                    self._budget.progressed(self)
         except ConnectionClosed as closed:
             self._fail(closed)
         except BaseException:
@@ -394,6 +356,8 @@ class Outbox(trio.abc.SendChannel[Frame]):
             raise
         finally:
             self._writing = False
+            if self._budget is not None:
+                self._budget.charge(self, 0)
             if self._empty is not None:
                 self._empty.set()
                 self._empty = None
@@ -407,24 +371,6 @@ class Outbox(trio.abc.SendChannel[Frame]):
         batch = self._frames[:count]
         del self._frames[:count]
         return batch
-
-    def _admit(self) -> None:
-        """Let in who waits, while there is room."""
-        waiting = self._waiting
-        while waiting:
-            frame, task = waiting[0]
-            size = len(frame.wire)
-            if self._bytes and (
-                self._bytes + size > self._limits.outbox_bytes or len(self._frames) >= self._limits.outbox_messages
-            ):
-                return
-            waiting.popleft()
-            self._frames.append(frame)
-            self._bytes += size
-            trio.lowlevel.reschedule(task)
-            if not self._writing and not self._dirty:
-                self._dirty = True
-                self._flusher.add(self)
 
     async def drained(self) -> None:
         """Wait until the system has everything, or the connection is closed."""
@@ -451,19 +397,12 @@ class Outbox(trio.abc.SendChannel[Frame]):
 
     def break_off(self, closed: ConnectionClosed) -> None:
         """Nothing can be sent any more: forget what is queued, and tell who waits."""
-        if self._broken is None:
-            self._broken = closed
-        self._frames.clear()
-        self._bytes = 0
-        if self._waiting:
-            for _, task in self._waiting:
-                trio.lowlevel.reschedule(task, outcome.Error(ConnectionClosed(closed.code, closed.reason)))
-            self._waiting.clear()
+        self._forget(closed)
 
     def forget(self, closed: ConnectionClosed) -> None:
         """Accept nothing more, and forget what waits, but for the first frame: a part of it may be written."""
         first, size = self._frames[:1], self._bytes
-        waiting = sum([len(frame.wire) for frame in self._frames[1:]])
+        waiting = size_of(self._frames[1:])
         self.break_off(closed)
         self._frames += first
         self._bytes = size - waiting

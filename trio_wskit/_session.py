@@ -347,10 +347,15 @@ class Session:
 
     def too_slow(self) -> None:
         """Disconnect a client that does not read what it asked for, in the background: 1013, if it reads that far."""
-        outbox = self.outbox
-        self._limit_exceeded(
-            LimitExceeded("backpressure", outbox.queued_bytes, self._services.limits.outbox_bytes, self.client_id)
-        )
+        self._disconnect_slow(self.outbox.queued_bytes, self._services.limits.outbox_bytes)
+
+    def evicted(self, used: int, limit: float) -> None:
+        """The same, because so much waits for all sockets together, and this one has taken nothing for longest."""
+        self._services.hub.counts.evicted += 1
+        self._disconnect_slow(used, limit)
+
+    def _disconnect_slow(self, observed: float, limit: float) -> None:
+        self._limit_exceeded(LimitExceeded("backpressure", observed, limit, self.client_id))
         self.connection.give_up(1013, "too slow")
 
     def _close_soon(self, code: int, reason: str) -> None:
@@ -382,11 +387,20 @@ class Session:
         exclude_self: bool = False,
         partition_key: str | None = None,
         meta: Mapping[str, Any] | None = None,
+        quorum: float | None = None,
+        within: float | None = None,
     ) -> PublishResult:
         """Publish in this client's name; see `Context.publish`."""
         exclude = self.client_id if exclude_self else None
         result: PublishResult = await self._services.publish(
-            topic, message, client=self, exclude=exclude, partition_key=partition_key, meta=meta
+            topic,
+            message,
+            client=self,
+            exclude=exclude,
+            partition_key=partition_key,
+            meta=meta,
+            quorum=quorum,
+            within=within,
         )
         return result
 

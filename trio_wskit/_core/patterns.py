@@ -16,7 +16,7 @@ from typing import Final, final
 from trio_wskit._core.publishing import Matching
 from trio_wskit._core.topics import TopicIndex
 
-__all__ = ["MAX_SEGMENTS", "SubscriptionIndex", "TopicPattern", "pattern_fault"]
+__all__ = ["MAX_SEGMENTS", "SubscriptionIndex", "TopicPattern", "pattern_fault", "pattern_matches"]
 
 MAX_SEGMENTS: Final = 8
 _NOBODY: Final[dict[str, None]] = {}
@@ -43,6 +43,19 @@ def pattern_fault(pattern: str) -> str | None:
     if any("*" in segment and segment not in ("*", "**") for segment in segments):
         return "a segment of a pattern is *, ** or plain"
     return None
+
+
+def pattern_matches(pattern: str, topic: str) -> bool:
+    """Whether this very pattern matches. For many patterns there is the index."""
+    wanted = pattern.split(":")
+    segments = topic.split(":")
+    if wanted[-1] == "**":
+        wanted.pop()
+        if len(segments) <= len(wanted):
+            return False
+    elif len(segments) != len(wanted):
+        return False
+    return all(want in ("*", segment) for want, segment in zip(wanted, segments, strict=False))
 
 
 @final

@@ -14,7 +14,6 @@ __all__ = [
     "LOCAL_META",
     "Capability",
     "Matching",
-    "Overflow",
     "PublishEnvelope",
     "PublishErrorCode",
     "PublishResult",
@@ -24,7 +23,6 @@ __all__ = [
 
 Capability = Literal["exact", "estimate", "unknown"]
 Matching = Literal["exact", "prefix", "pattern"]
-Overflow = Literal["disconnect", "drop_oldest", "drop_newest"]
 PublishErrorCode = Literal[
     "VALIDATION",
     "ACL_PUBLISH",
@@ -156,6 +154,9 @@ class PublishResult:
         dropped: outboxes here that did not, by their overflow policy (a subscriber that was disconnected for being
             slow counts here, and one whose oldest message made room counts as delivered and dropped).
         conflated: outboxes here in which it took the place of an older message with the same key.
+        blocked: outboxes here for which the publish had to wait.
+        written: outboxes here that had handed it to the system when the publish was over; None where no quorum was
+            asked for.
         matching: the widest kind of subscription among those that matched here: the topic's own name, a pattern whose
             only star is the ``**`` at its end, or any other pattern.
         error: on failure, why.
@@ -171,6 +172,8 @@ class PublishResult:
     delivered: int = 0
     dropped: int = 0
     conflated: int = 0
+    blocked: int = 0
+    written: int | None = None
     matching: Matching = "exact"
     error: PublishErrorCode | None = None
     retryable: bool = False

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, final
 
 from trio_wskit._core.patterns import TopicPattern, pattern_fault
+from trio_wskit._core.terms import TermsBook
 from trio_wskit._core.topics import TopicRules
 from trio_wskit.abc import PubSubDriver
 from trio_wskit.errors import PubSubError, WsKitError
@@ -30,12 +31,13 @@ class Desk:
         rules: bounds of names and numbers.
         policy: who may do what.
         client_of: the client with this id; None once it has left.
+        terms: what clients asked for when they subscribed.
 
     Attributes:
         histories: the topics that keep a history; None where none does.
     """
 
-    __slots__ = ("_client_of", "_subscribers", "driver", "histories", "policy", "rules")
+    __slots__ = ("_client_of", "_subscribers", "driver", "histories", "policy", "rules", "terms")
 
     def __init__(
         self,
@@ -43,10 +45,12 @@ class Desk:
         rules: TopicRules,
         policy: PubSubPolicy,
         client_of: Callable[[str], Session | None],
+        terms: TermsBook | None = None,
     ) -> None:
         self.driver: PubSubDriver = driver
         self.rules: TopicRules = rules
         self.policy: PubSubPolicy = policy
+        self.terms: TermsBook = terms or TermsBook()
         self.histories: Histories | None = None
         self._client_of = client_of
         self._subscribers: dict[str, int] = {}  # of each topic; only counted where there is a limit
@@ -129,7 +133,8 @@ class Desk:
                 del self._subscribers[topic]
 
     def tell(self, client_id: str, subscribed: Iterable[str], unsubscribed: Iterable[str]) -> None:
-        """Call the policy's hooks."""
+        """What is unsubscribed has no terms any more; and call the policy's hooks."""
+        self.terms.forget(client_id, unsubscribed)
         policy = self.policy
         if policy.on_subscribe is None and policy.on_unsubscribe is None:
             return

@@ -37,6 +37,7 @@ from trio_wskit._core.schema import spec_of
 from trio_wskit._outbox import Frame
 from trio_wskit.abc import HistoryStore, ImmediateHistoryStore
 from trio_wskit.errors import PubSubError
+from trio_wskit.pubsub._fanout import FanOut, Quorum
 from trio_wskit.pubsub._hub import Hub
 
 if TYPE_CHECKING:
@@ -129,7 +130,9 @@ class Histories:
 
     # Publishing.
 
-    async def publish(self, envelope: PublishEnvelope, message: bytes, keep: History) -> PublishResult:
+    async def publish(
+        self, envelope: PublishEnvelope, message: bytes, keep: History, quorum: Quorum | None = None
+    ) -> PublishResult:
         """As `Hub.publish`, and the message is kept.
 
         Cancelled: with a store that never waits, nothing has happened, or the driver alone may not have sent it;
@@ -141,26 +144,30 @@ class Histories:
         self._publishing += 1
         try:
             if self._immediate is not None:
-                position, counts = self._keep_here(self._immediate, envelope, message, keep)
+                position, fan = self._keep_here(self._immediate, envelope, message, keep, quorum)
             else:
                 position = await self._store.append(envelope.topic, message, keep)
                 message = stamp(message, position)
                 meta = {**envelope.meta, "epoch": position.epoch, "offset": position.offset}
                 written = Written(message, envelope.type, meta)
                 envelope = attrs.evolve(envelope, meta=meta, payload=written)
-                counts = self._fan_out(envelope, message, position)
+                fan = self._fan_out(envelope, message, position, quorum)
         except Exception as cause:
             logger.warning("the history of %s failed: %s", envelope.topic, type(cause).__name__)
             return PublishResult.failure("ADAPTER_ERROR", cause)
         else:
-            result = await self._hub.send(envelope)
+            try:
+                result = await self._hub.send(envelope)
+                if fan.must_wait:
+                    await fan.wait()
+            finally:
+                fan.end()
         finally:
             self._publishing -= 1
-        delivered, dropped = counts
-        return attrs.evolve(result, delivered=delivered, dropped=dropped, position=position)
+        return attrs.evolve(fan.result(result), position=position)
 
-    def arrived(self, envelope: PublishEnvelope, meta: dict[str, Any], keep: History) -> None:
-        """Another process has published it. Never waits.
+    async def arrived(self, envelope: PublishEnvelope, meta: dict[str, Any], keep: History) -> None:
+        """Another process has published it. Waits for nobody but subscribers whose policy is to be waited for.
 
         A store within this process keeps what comes from others, too: its numbers are its own.
         """
@@ -168,17 +175,24 @@ class Histories:
             for key in POSITION_META:
                 meta.pop(key, None)
             message = message_of(envelope.type, meta, envelope.payload)
-            self._keep_here(self._immediate, envelope, message, keep)
+            _, fan = self._keep_here(self._immediate, envelope, message, keep)
+            if fan.must_wait:
+                await fan.wait()
         else:
-            self._hub.deliver(envelope, message_of(envelope.type, meta, envelope.payload))
+            await self._hub.spread(envelope, message_of(envelope.type, meta, envelope.payload))
 
     def _keep_here(
-        self, store: ImmediateHistoryStore, envelope: PublishEnvelope, message: bytes, keep: History
-    ) -> tuple[Position, tuple[int, int]]:
+        self,
+        store: ImmediateHistoryStore,
+        envelope: PublishEnvelope,
+        message: bytes,
+        keep: History,
+        quorum: Quorum | None = None,
+    ) -> tuple[Position, FanOut]:
         position = store.append_nowait(envelope.topic, message, keep)
-        return position, self._fan_out(envelope, stamp(message, position), position)
+        return position, self._fan_out(envelope, stamp(message, position), position, quorum)
 
-    def _fan_out(self, envelope: PublishEnvelope, message: bytes, position: Position) -> tuple[int, int]:
+    def _fan_out(self, envelope: PublishEnvelope, message: bytes, position: Position, quorum: Quorum | None) -> FanOut:
         topic, exclude, hub = envelope.topic, envelope.exclude, self._hub
         held = self._holds.get(topic)
         recipients = None
@@ -190,7 +204,7 @@ class Histories:
                     hold.add(item)
         if exclude is not None and hub.has(exclude):
             self._tell_position(exclude, topic, position)
-        return hub.deliver(envelope, message, offset=position.offset, recipients=recipients)
+        return hub.deliver(envelope, message, offset=position.offset, recipients=recipients, quorum=quorum)
 
     def _tell_position(self, client_id: str, topic: str, position: Position) -> None:
         """It does not get the message that stands there, and shall not take it for lost."""
@@ -235,7 +249,8 @@ class Histories:
             if item.envelope is None:
                 self._hub.outbox_of(client_id).offer(item.frame)
             else:
-                self._hub.deliver(item.envelope, item.message, offset=item.position.offset, recipients=(client_id,))
+                offset, recipients = item.position.offset, (client_id,)
+                self._hub.deliver(item.envelope, item.message, offset=offset, recipients=recipients).end()
 
     async def read(
         self, topic: str, keep: History, since: Position | None, last: int, then: Callable[[Replay], Recovery]

@@ -20,6 +20,7 @@ from trio_wskit._core.publishing import (
 from trio_wskit._core.schema import spec_of
 from trio_wskit.errors import PayloadInvalid, PubSubError
 from trio_wskit.pubsub._desk import Desk
+from trio_wskit.pubsub._fanout import Quorum, make_quorum
 from trio_wskit.pubsub._history import POSITION_META
 from trio_wskit.pubsub._hub import Hub
 
@@ -68,6 +69,8 @@ class Publisher:
         exclude: str | None = None,
         partition_key: str | None = None,
         meta: Mapping[str, Any] | None = None,
+        quorum: float | None = None,
+        within: float | None = None,
     ) -> PublishResult:
         """Publish, and tell the observers what came of it; see `App.publish`. Never raises for a run-time condition.
 
@@ -78,13 +81,18 @@ class Publisher:
             exclude: the client id that shall not get it.
             partition_key: for the driver.
             meta: further meta.
+            quorum: a share of the subscribers to wait for.
+            within: seconds to wait for them.
 
         Raises:
-            ConfigError: `message` is not an instance of a message class.
+            ConfigError: `message` is not an instance of a message class; `quorum` and `within` are not both good.
 
-        Cancelled: nothing is delivered here.
+        Cancelled: nothing is delivered here, but for what `Hub.publish` says.
         """
         spec = spec_of(type(message))
+        counter: Quorum | None = None
+        if quorum is not None or within is not None:
+            counter = make_quorum(quorum, within)
         full_meta: dict[str, Any] = {"timestamp": int(self._wall_clock() * 1000)}
         if meta:
             full_meta.update(meta)
@@ -123,9 +131,9 @@ class Publisher:
         envelope = PublishEnvelope(name, spec.type, written, full_meta, exclude, partition_key)
         if result is None:
             if keep is None or histories is None:
-                result = await self._hub.publish(envelope, encoded)
+                result = await self._hub.publish(envelope, encoded, quorum=counter)
             else:
-                result = await histories.publish(envelope, encoded, keep)
+                result = await histories.publish(envelope, encoded, keep, counter)
         for observer in self._hooks().observers:
             observer.published(envelope, result)
         return result
@@ -156,9 +164,9 @@ class Publisher:
         histories = self._desk.histories
         keep = None if histories is None else histories.of(envelope.topic)
         if keep is None or histories is None:
-            self._hub.deliver(envelope, message_of(envelope.type, meta, envelope.payload))
+            await self._hub.spread(envelope, message_of(envelope.type, meta, envelope.payload))
         else:
-            histories.arrived(envelope, meta, keep)
+            await histories.arrived(envelope, meta, keep)
 
     def _refused(self, topic: str) -> PublishResult | None:
         if not self._is_open():

@@ -12,15 +12,17 @@ Rules
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Collection, Generator, Iterable, Iterator
 from collections.abc import Set as AbstractSet
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Final, Literal, TypeVar, final
 
 import attrs
 import trio
 
 from trio_wskit._core.history import NOT_KEPT, Position, Recovery, check_last, check_since
+from trio_wskit._core.overflow import Overflow, check_overflow
+from trio_wskit._core.terms import Terms
 from trio_wskit._core.topics import TopicRules
 from trio_wskit.abc import PubSubDriver
 from trio_wskit.errors import PubSubError, WsKitError
@@ -117,7 +119,14 @@ class Topics(AbstractSet[str]):
     # Operations.
 
     async def subscribe(
-        self, topic: str, *, since: Position | None = None, last: int | None = None, snapshot: Snapshot | None = None
+        self,
+        topic: str,
+        *,
+        since: Position | None = None,
+        last: int | None = None,
+        snapshot: Snapshot | None = None,
+        overflow: Overflow | None = None,
+        gaps: bool = False,
     ) -> Recovery:
         """Subscribe to a topic, or to a `TopicPattern`; no change where it is so already.
 
@@ -131,6 +140,10 @@ class Topics(AbstractSet[str]):
             last: from so many of the newest messages on, or as many as are kept; at least 1.
             snapshot: ``async def (client, topic) -> (message, position)`` gives all that there is in one message: from
                 that on, and after it from after that position on.
+            overflow: what happens to messages of this subscription while the client does not read fast enough; None
+                for the topic's own policy. That of a topic goes before those of patterns that match it.
+            gaps: tell the client by ``$ws:gap`` where messages are missing. A further `subscribe` that asks for either
+                replaces both; one that asks for neither leaves them.
 
         Returns:
             What came of it.
@@ -140,10 +153,14 @@ class Topics(AbstractSet[str]):
                 CONNECTION_CLOSED when the client has left. Nothing has changed.
             WsKitError: FAILED_PRECONDITION: the topic keeps no history; INVALID_ARGUMENT: no position, or no number.
             TypeError: two ways at once.
+            ConfigError: `overflow` is no policy.
 
         Cancelled before the driver is done, or before it is decided what the client gets: not subscribed, unless it was
         before.
         """
+        terms: Terms | None = None
+        if overflow is not None or gaps:
+            terms = Terms(None if overflow is None else check_overflow(overflow), gaps)
         histories = self._desk.histories
         if histories is None:
             name = topic
@@ -156,7 +173,7 @@ class Topics(AbstractSet[str]):
         if histories is None or keep is None:
             if since is not None or last is not None or snapshot is not None:
                 raise WsKitError("FAILED_PRECONDITION", f"the topic {name!r} keeps no history")
-            await self._add((name,), many=False, normal=histories is not None)
+            await self._add((name,), many=False, normal=histories is not None, terms=terms)
             return NOT_KEPT
         return await self._catch_up(
             name,
@@ -168,6 +185,7 @@ class Topics(AbstractSet[str]):
                 0 if last is None else check_last(last),
                 snapshot,
             ),
+            terms,
         )
 
     async def subscribe_many(self, topics: Iterable[str]) -> TopicChange:
@@ -368,7 +386,9 @@ class Topics(AbstractSet[str]):
         if self._closed:
             raise PubSubError("CONNECTION_CLOSED", "the client has left")
 
-    async def _add(self, topics: Iterable[str], *, many: bool, normal: bool = False) -> TopicChange:
+    async def _add(
+        self, topics: Iterable[str], *, many: bool, normal: bool = False, terms: Terms | None = None
+    ) -> TopicChange:
         names = tuple(topics if normal else self._names_of(topics))
         for name in names:
             if name not in self:  # what is subscribed was checked
@@ -381,13 +401,29 @@ class Topics(AbstractSet[str]):
         try:
             adds = [name for name in names if self._is_new(state, name)]
             turn.adds = adds
-            if adds:
-                await self._change(state, turn, (), adds, many)
+            with self._on_terms(names, terms):
+                if adds:
+                    await self._change(state, turn, (), adds, many)
             return TopicChange(len(adds), 0, len(state.names))
         finally:
             state.turns.end(turn)
 
-    async def _catch_up(self, name: str, catching: Catching) -> Recovery:
+    @contextmanager
+    def _on_terms(self, names: Iterable[str], terms: Terms | None) -> Generator[None]:
+        """They hold from the first message on, and where the subscription fails those before it do."""
+        if terms is None:
+            yield
+            return
+        book = self._desk.terms
+        before = [(name, book.set(self._client_id, name, terms)) for name in names]
+        try:
+            yield
+        except BaseException:
+            for name, old in before:
+                book.set(self._client_id, name, old)
+            raise
+
+    async def _catch_up(self, name: str, catching: Catching, terms: Terms | None) -> Recovery:
         """Subscribe, and begin with what was missed; or neither."""
         if name not in self:
             self._desk.check(name)
@@ -398,7 +434,7 @@ class Topics(AbstractSet[str]):
         await state.turns.begin(turn)
         try:
             turn.adds = adds = [name] if self._is_new(state, name) else []
-            with catching:
+            with self._on_terms((name,), terms), catching:
                 if adds:
                     await self._change(state, turn, (), adds, False)
                 try:
