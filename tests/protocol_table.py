@@ -183,6 +183,14 @@ ROWS: Final = (
         answers=("ERROR ALREADY_EXISTS", "TOTAL [1]"),
     ),
     Row(
+        input="a call that cannot be served with the correlation id of one that runs",
+        state="call 1 runs",
+        before=_RUNS,
+        send=(_call("WHAT"), _call("ADD", timeoutMs="5")),
+        wait=10,
+        answers=("ERROR ALREADY_EXISTS", "ERROR ALREADY_EXISTS", "TOTAL [1]"),
+    ),
+    Row(
         input="a call",
         state="`max_in_flight` calls run",
         limits={"max_in_flight": 1},

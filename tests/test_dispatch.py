@@ -12,6 +12,7 @@ from trio.testing import MockClock
 
 from tests.sessions import NOW, Add, Client, House, Said, Say, Total, error_of, open_house, raw, settle
 from trio_wskit import Context, Limits, Router, WsKitError, message
+from trio_wskit.limiter import Policy
 
 
 def slow_calls(log: list[str], seconds: float = 10) -> Router:
@@ -565,6 +566,61 @@ async def test_a_second_call_with_the_id_of_one_that_runs_is_refused_without_ans
         ask(client, 1)  # now the id is free
         await trio.sleep(11)
         assert answers(await client.heard()) == [("1", "1")]
+
+
+@pytest.mark.parametrize(
+    ("second", "code"),
+    [
+        (raw("WHAT", call_id="1"), "ALREADY_EXISTS"),
+        (raw("ADD", {"n": "no number"}, call_id="1"), "ALREADY_EXISTS"),
+        (raw("ADD", {"n": 2}, call_id="1", timeoutMs="soon"), "ALREADY_EXISTS"),
+        (raw("SAY", {"text": 5}, call_id="1"), "INVALID_ARGUMENT"),  # an event: it has no answer, only an error
+        (raw("SAY", {"text": "fail"}, call_id="1"), "INTERNAL"),
+    ],
+)
+async def test_nothing_else_with_the_id_of_a_call_that_runs_is_taken_for_its_answer(
+    autojump_clock: MockClock, second: str, code: str
+) -> None:
+    router = slow_calls([])
+
+    @router.on(Say)
+    def fail(ctx: Context[Say]) -> None:
+        raise KeyError(ctx.payload.text)
+
+    async with open_house(router) as house:
+        client = await house.connect()
+        ask(client, 1)
+        await settle()
+        client.peer.send_nowait(second)
+        (refused,) = await client.heard()
+        assert (refused["type"], refused["payload"]["code"]) == ("ERROR", code)
+        assert "correlationId" not in refused["meta"]
+        await trio.sleep(11)
+        assert answers(await client.heard()) == [("1", "1")]
+        house.logged()
+
+
+async def test_a_call_over_the_rate_or_while_the_app_drains_does_not_answer_the_one_that_runs(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_house(slow_calls([]), limits=Limits(message_rate=Policy(2, 0.001))) as house:
+        client = await house.connect()
+        ask(client, 1, 2)
+        await settle()
+        ask(client, 1)
+        (over,) = await client.heard()
+        assert error_of(over) == "ALREADY_EXISTS"
+        other = await house.connect()
+        ask(other, 3)
+        await settle()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(house.app.drain, 20)
+            await settle()
+            ask(other, 3)
+            (late,) = await other.heard()
+            assert error_of(late) == "ALREADY_EXISTS"
+        assert answers(await other.heard()) == [("3", "3")]
+        assert sorted(answers(await client.heard())) == [("1", "1"), ("2", "2")]
 
 
 # --- abort -----------------------------------------------------------------------------------------------------------

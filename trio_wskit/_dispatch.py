@@ -213,6 +213,10 @@ class Dispatcher:
         if self.running:
             drain.watch(set(self.running))
 
+    def runs(self, correlation_id: str | None) -> bool:
+        """True while a call with this id waits for its answer."""
+        return self.calls is not None and correlation_id in self.calls
+
     @property
     def waiting_messages(self) -> int:
         """Messages that were read and not yet started."""
@@ -327,9 +331,9 @@ class _Leader:
         route = dispatcher.all_routes.get(envelope.type)
         if route is None:
             what = f"no handler for {envelope.type[:100]!r}"
-            session.refuse(WsKitError("UNIMPLEMENTED", what), envelope.correlation_id)
+            session.turn_down(WsKitError("UNIMPLEMENTED", what), envelope.correlation_id)
         elif dispatcher.work.drain is not None:
-            session.refuse(dispatcher.work.drain.refusal(), envelope.correlation_id)
+            session.turn_down(dispatcher.work.drain.refusal(), envelope.correlation_id)
         else:
             await self._serve_special(route, envelope)
 
@@ -400,11 +404,7 @@ class _Leader:
             session.refuse(WsKitError("CANCELLED", "aborted before it was started"), correlation_id)
             return False
         if dispatcher.calls and correlation_id in dispatcher.calls:
-            # An answer with this id would be taken for the answer of the first call.
-            session.refuse(
-                WsKitError("ALREADY_EXISTS", "a call with this correlationId runs", {"correlationId": correlation_id}),
-                None,
-            )
+            session.refuse_taken(correlation_id)
             return False
         if may_wait and dispatcher.in_flight >= dispatcher.max_in_flight:
             session.refuse_over_limit(

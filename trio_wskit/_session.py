@@ -303,7 +303,7 @@ class Session:
         limits = self._services.limits
         self._limit_exceeded(LimitExceeded(excess.kind, excess.observed, excess.limit, self.client_id))
         if excess.kind == "backpressure" or limits.on_exceeded == "send":
-            self.refuse(excess.error, correlation_id)
+            self.turn_down(excess.error, correlation_id)
         elif limits.on_exceeded == "close":
             self._close_soon(1013, "too many messages")
 
@@ -312,7 +312,7 @@ class Session:
         if isinstance(error, MessageTooBig):
             self._too_big(error)
             return
-        self.refuse(error, getattr(error, "correlation_id", None))
+        self.turn_down(error, getattr(error, "correlation_id", None))
         self._protocol_errors += 1
         if self._protocol_errors >= self._services.limits.max_protocol_errors:
             self._close_soon(1008, "too many malformed messages")
@@ -462,7 +462,7 @@ class Session:
             if call.answered:
                 return
             call.answered = True
-        self.refuse(WsKitError(code or "DEADLINE_EXCEEDED"), context.correlation_id)
+        self.refuse(WsKitError(code or "DEADLINE_EXCEEDED"), self._id_for(context))
 
     def known(self, error: Exception, context: Context[Any]) -> WsKitError | None:
         """The error that the client is told of; None for one that is nobody's business but ours."""
@@ -470,6 +470,18 @@ class Session:
             # What does not fit before there is a payload is the client's fault; what does not fit later, the handler's.
             return None if isinstance(error, PayloadInvalid) and hasattr(context, "payload") else error
         return self._services.hooks.errors.find(error)
+
+    def turn_down(self, error: WsKitError, correlation_id: str | None) -> None:
+        """Refuse a message that was not started, and answer nothing in the place of a call that runs with its id."""
+        if self._dispatcher.runs(correlation_id):
+            self.refuse_taken(correlation_id)
+        else:
+            self.refuse(error, correlation_id)
+
+    def refuse_taken(self, correlation_id: str | None) -> None:
+        """Refuse a message whose id is that of a call that runs: with the id, it would be taken for its answer."""
+        details = {"correlationId": correlation_id}
+        self.refuse(WsKitError("ALREADY_EXISTS", "a call with this correlationId runs", details), None)
 
     def refuse(self, error: WsKitError, correlation_id: str | None) -> None:
         """Send an error: RPC_ERROR exactly where there is a correlation id."""
@@ -490,14 +502,19 @@ class Session:
         known = self.known(error, context)
         if known is not None:
             if not answered:
-                self.refuse(known, context.correlation_id)
+                self.refuse(known, self._id_for(context))
                 if known.code in self._services.closing_codes:
                     self._close_soon(1008, known.code)
             self._tell(error, context)
             return
         if not answered:
-            self.refuse(WsKitError("INTERNAL", "Internal error"), context.correlation_id)
+            self.refuse(WsKitError("INTERNAL", "Internal error"), self._id_for(context))
         self._report(error, context)
+
+    def _id_for(self, context: Context[Any]) -> str | None:
+        """What an error is answered with: no event's error is taken for the answer of a call that runs."""
+        correlation_id = context.correlation_id
+        return None if context.call is None and self._dispatcher.runs(correlation_id) else correlation_id
 
     def _report(self, error: Exception, context: Context[Any] | None) -> None:
         what = f"the handler of {context.type!r}" if context is not None else "a hook"
