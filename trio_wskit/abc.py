@@ -192,8 +192,9 @@ class SelectiveConsumer(BrokerConsumer, Protocol):
     async def follow(self, topic: str) -> None:
         """Hear this topic, or this pattern, from when this returns.
 
-        While the link is down it remembers the topic and returns: `run` listens to all of them before it calls
-        ``started()``. Failed, or cancelled: it may have happened; `unfollow` undoes it.
+        While the link is down it remembers the topic and returns, or fails after a bounded wait where that is what it
+        was told to do: `run` listens to all of them before it calls ``started()``. A broker without patterns refuses
+        one with PubSubError INVALID_TOPIC. Failed, or cancelled: it may have happened; `unfollow` undoes it.
         """
         ...
 

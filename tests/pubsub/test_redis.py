@@ -360,6 +360,7 @@ async def test_a_remembered_topic_that_the_server_forbids_ends_the_run(own_serve
         (RedisSentinel(sentinels=[], service="s"), {}, "at least one URL"),
         (RedisSentinel(sentinels=["redis://s"], service="s", url="unix:///x"), {}, "redis:// or rediss://"),
         ("redis://x", {"mode": "shards"}, "'topics', 'sharded' or 'wskit'"),
+        ("redis://x", {"while_down": "wait"}, "'refuse' or 'remember'"),
         ("redis://x", {"max_wait": 0}, "max_wait"),
         ("redis://x", {"max_wait": float("inf")}, "max_wait"),
         ("redis://x", {"check_every": True}, "check_every"),

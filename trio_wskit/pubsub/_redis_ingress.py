@@ -55,6 +55,7 @@ class IngressLimits:
 
     Attributes:
         max_wait: seconds that a topic may wait to be heard.
+        remember: a topic does not wait for a link that is down.
         check_every: seconds between pings; also how long the server may take to answer one.
         max_waiting: envelopes that have come and are not delivered yet.
         max_waiting_bytes: the same in bytes.
@@ -62,6 +63,7 @@ class IngressLimits:
     """
 
     max_wait: float
+    remember: bool
     check_every: float
     max_waiting: int
     max_waiting_bytes: int
@@ -234,7 +236,7 @@ class Ingress:
     # --- what is wanted ----------------------------------------------------------------------------------------------
 
     async def want(self, name: Name) -> None:
-        """Have the server send this too. Before the first run it is only remembered; later it is waited for.
+        """Have the server send this too. Before the first run it is only remembered.
 
         Raises:
             PubSubError: ADAPTER_ERROR: the server refused, or it is not heard within `max_wait`, because the link is
@@ -249,7 +251,7 @@ class Ingress:
             if name in ear.heard:  # taken out before the server is told to stop, so it is still sent
                 return
             ear.touch(name)
-        elif not self._has_run:
+        elif self.limits.remember or not self._has_run:
             return
         wait = _Wait()
         waits = self._waits.setdefault(name, [])

@@ -141,7 +141,10 @@ class RedisConsumer:
         await self._ingress.run(deliver, task_status)
 
     async def follow(self, topic: str) -> None:
-        """Hear this topic, or this pattern, from when this returns. Before the first `run` it is only remembered.
+        """Hear this topic, or this pattern, from when this returns.
+
+        Before the first `run` it is only remembered; so it is later while the link is down, with
+        ``while_down="remember"``.
 
         Raises:
             PubSubError: ADAPTER_ERROR: Redis refused, or did not confirm it within `max_wait`, because the link is down
@@ -225,6 +228,7 @@ async def open_redis_pubsub(
     prefix: str | None = None,
     tls: ssl.SSLContext | None = None,
     estimate: bool = False,
+    while_down: Literal["refuse", "remember"] = "refuse",
     connect_timeout: float = 2.0,
     max_wait: float = 1.0,
     check_every: float = 5.0,
@@ -250,6 +254,9 @@ async def open_redis_pubsub(
             nothing, as there. It may have any characters.
         tls: for ``rediss://`` URLs; None means the system's certificates. Either way the host's name should be checked.
         estimate: ask with each publish how many links listen to the topic.
+        while_down: what a new topic meets while the link that listens is down: ``refuse`` lets it wait for `max_wait`
+            seconds, and fails then; ``remember`` lets it succeed at once, and it is deaf to other processes until the
+            link is back, which begins with a gap notice as for all.
         connect_timeout: seconds that one attempt to connect may take, above 0.
         max_wait: seconds that a publish, or a new topic, may wait for the server, above 0; then it fails.
         check_every: seconds between pings on the link that listens, and how long the server may take to answer one;
@@ -264,6 +271,8 @@ async def open_redis_pubsub(
     """
     if mode not in get_args(RedisMode):
         raise ConfigError(f"open_redis_pubsub(mode=…) takes 'topics', 'sharded' or 'wskit', not {mode!r}")
+    if while_down not in ("refuse", "remember"):
+        raise ConfigError(f"open_redis_pubsub(while_down=…) takes 'refuse' or 'remember', not {while_down!r}")
     seconds = {"connect_timeout": connect_timeout, "max_wait": max_wait, "check_every": check_every}
     bounds = {
         "max_envelope_bytes": max_envelope_bytes,
@@ -280,6 +289,7 @@ async def open_redis_pubsub(
     is_sharded = mode == "sharded"
     limits = IngressLimits(
         max_wait=max_wait,
+        remember=while_down == "remember",
         check_every=check_every,
         max_waiting=max_waiting,
         max_waiting_bytes=max_waiting_bytes,
