@@ -8,6 +8,9 @@ from trio_wskit._context import Context as Context
 from trio_wskit._core.error_map import ErrorMap as ErrorMap
 from trio_wskit._core.handshake import HttpResponse as HttpResponse
 from trio_wskit._core.handshake import Request as Request
+from trio_wskit._core.history import History as History
+from trio_wskit._core.history import Position as Position
+from trio_wskit._core.history import Recovery as Recovery
 from trio_wskit._core.lanes import Lane as Lane
 from trio_wskit._core.lanes import concurrent as concurrent
 from trio_wskit._core.lanes import keyed as keyed

@@ -19,6 +19,7 @@ __all__ = [
     "Entry",
     "History",
     "InvalidPosition",
+    "NoHistory",
     "Position",
     "Recovery",
     "Replay",
@@ -41,6 +42,14 @@ _META: Final = b'"meta":{'
 @final
 class InvalidPosition(WsKitError, ValueError):
     """What was given as a position is none: INVALID_ARGUMENT."""
+
+
+@final
+class NoHistory(WsKitError):
+    """The topic keeps no history: FAILED_PRECONDITION."""
+
+    def __init__(self, topic: str) -> None:
+        super().__init__("FAILED_PRECONDITION", f"the topic {topic!r} keeps no history")
 
 
 def _epoch(_: object, __: object, value: Any) -> None:

@@ -78,10 +78,10 @@ class Listening:
         with self._tap(cls, stream, where):
             wanted = self._subscriptions.want(topic, subscribe, unsubscribe)
             try:
-                await wanted.wait()
                 wanted.on_gap.append(stream.put)
                 wanted.on_failed.append(stream.end)
                 try:
+                    await wanted.wait()
                     yield stream
                 finally:
                     wanted.on_gap.remove(stream.put)

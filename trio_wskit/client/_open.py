@@ -136,7 +136,7 @@ async def open_client(
         send_deadlines=send_deadlines,
         randomness=randomness,
     )
-    subscriptions = Subscriptions(sender)
+    subscriptions = Subscriptions(sender, receiver.gate)
     turns = Turns(
         life=life,
         requests=requests,

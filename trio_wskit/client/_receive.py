@@ -18,6 +18,7 @@ import attrs
 
 from trio_wskit._core.envelope import ERROR, RPC_ERROR, Envelope, is_reserved
 from trio_wskit._core.schema import MessageSpec
+from trio_wskit.client._gate import Gate
 from trio_wskit.client._requests import Requests, server_error
 from trio_wskit.client._streams import Bell, Stream
 
@@ -60,11 +61,13 @@ class Receiver:
         handler_capacity: messages that may wait for their handlers.
 
     Attributes:
+        gate: what comes goes through it first.
         unhandled: messages that nobody wanted.
         refused: messages that could not be read, or did not fit their class.
     """
 
     def __init__(self, requests: Requests, bell: Bell, handler_capacity: int) -> None:
+        self.gate: Gate = Gate()
         self.unhandled: int = 0
         self.refused: int = 0
         self.on_unhandled: list[UnhandledHook] = []
@@ -110,15 +113,22 @@ class Receiver:
 
     async def take(self, batch: Sequence[Envelope], link_is_open: Callable[[], bool]) -> None:
         """Hand on a batch. Once the link is gone, what is left of it is handed on without waiting."""
+        gate = self.gate
         for envelope in batch:
-            if self._requests.take(envelope):
-                continue
-            taps = self._taps.get(envelope.type)
-            if taps:
-                for tap in tuple(taps):
-                    await self._give(tap, envelope, link_is_open)
+            # An answer may let go what the gate has kept, and so may too much that is kept.
+            if self._requests.take(envelope) or gate.keeps(envelope):
+                while (kept := gate.next_released()) is not None:
+                    await self._hand_on(kept, link_is_open)
             else:
-                self._nobody(envelope)
+                await self._hand_on(envelope, link_is_open)
+
+    async def _hand_on(self, envelope: Envelope, link_is_open: Callable[[], bool]) -> None:
+        taps = self._taps.get(envelope.type)
+        if taps:
+            for tap in tuple(taps):
+                await self._give(tap, envelope, link_is_open)
+        else:
+            self._nobody(envelope)
 
     async def _give(self, tap: Tap, envelope: Envelope, link_is_open: Callable[[], bool]) -> None:
         try:

@@ -93,7 +93,7 @@ class Sender:
             if outgoing.on_sent is not None:
                 outgoing.on_sent(link)
 
-    def push(self, message: object, on_settled: Callable[[Exception | None], None]) -> None:
+    def push(self, message: object, on_settled: Callable[[Any, Exception | None], None]) -> None:
         """See `_subscriptions.Wire`."""
         link = self._life.link
         if link is None:
@@ -103,12 +103,12 @@ class Sender:
             name = None if spec.reply is None else str(uuid.uuid4())
             encoded = spec.encode(message, self.meta(None, name))
         except TrioWskitError as error:  # in the message, which is the application's own
-            on_settled(error)
+            on_settled(None, error)
             return
         link.push(text_frame(encoded))
         if spec.reply is None:
-            on_settled(None)
+            on_settled(None, None)
         else:
             self._requests.open(
-                spec.reply, name, on_settled=lambda pending: on_settled(pending.error), is_limited=False
+                spec.reply, name, on_settled=lambda pending: on_settled(pending.reply, pending.error), is_limited=False
             ).sent_on = link

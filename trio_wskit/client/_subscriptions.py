@@ -4,18 +4,25 @@ Rules
 - A topic is subscribed on the server while at least one scope here wants it; scopes of one topic share that.
 - Each new connection begins with the subscriptions, before anything that waited in the offline queue.
 - The stream is there before the subscription is asked for: nothing that comes after it can be missed.
-- What was published between two connections is lost (servers keep no history for us yet), and the stream says so.
+- The answer tells the topic's position where the server keeps a history. Then each connection resumes from the newest
+  message that has come, and the stream goes on as if nothing had been, or there is a `Gap` in it. Else what was
+  published between two connections is lost, and the stream says so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, Protocol, final
+from typing import Any, Literal, Protocol, final
 
 import attrs
 import trio
 
-from trio_wskit._core.schema import Rpc, message
+from trio_wskit._core.history import Position
+from trio_wskit._core.subscribing import Subscribe as Subscribe
+from trio_wskit._core.subscribing import Subscribed as Subscribed
+from trio_wskit._core.subscribing import Unsubscribe as Unsubscribe
+from trio_wskit._core.subscribing import Unsubscribed as Unsubscribed
+from trio_wskit.client._gate import Gate, Track, position_of
 from trio_wskit.client._streams import again
 from trio_wskit.errors import ConnectionClosed
 
@@ -29,50 +36,23 @@ class Gap:
 
     Attributes:
         topic: of the subscription.
-        reason: ``reconnected``: there was no connection for a while; ``overflow``: nobody took them in time.
+        reason: ``reconnected``: there was no connection for a while; ``overflow``: nobody took them in time;
+            ``missed``: the server did not send them, or does not know any more what it sent.
         lost: how many; None where nobody knows.
     """
 
     topic: str
-    reason: Literal["reconnected", "overflow"]
+    reason: Literal["reconnected", "overflow", "missed"]
     lost: int | None = None
-
-
-@message("SUBSCRIBED")
-class Subscribed:
-    """The answer to `Subscribe`."""
-
-    topic: str
-
-
-@message("SUBSCRIBE")
-class Subscribe(Rpc[Subscribed]):
-    """The default message that asks for a topic. The server's handler calls ``ctx.topics.subscribe``."""
-
-    topic: str
-
-
-@message("UNSUBSCRIBED")
-class Unsubscribed:
-    """The answer to `Unsubscribe`."""
-
-    topic: str
-
-
-@message("UNSUBSCRIBE")
-class Unsubscribe(Rpc[Unsubscribed]):
-    """The default message that ends what `Subscribe` began."""
-
-    topic: str
 
 
 class Wire(Protocol):
     """What subscriptions need of their client. It does not wait."""
 
-    def push(self, message: object, on_settled: Callable[[Exception | None], None]) -> None:
-        """Send a message at once, where there is a connection, and tell what came of it.
+    def push(self, message: object, on_settled: Callable[[Any, Exception | None], None]) -> None:
+        """Send a message at once, where there is a connection, and tell its reply, or its error.
 
-        A message that is no request has come well when it is sent.
+        A message that is no request has come well when it is sent: its reply is None.
         """
         ...
 
@@ -83,39 +63,71 @@ class Subscription:
 
     Attributes:
         topic: its name.
+        track: how it comes.
         users: scopes that want it.
-        on_gap: called after each reconnection, for each scope.
+        on_gap: called for each gap, for each scope.
         on_failed: called when the server refuses it.
     """
 
-    def __init__(self, topic: str, subscribe: object, unsubscribe: object | None) -> None:
+    def __init__(self, topic: str, subscribe: object, unsubscribe: object | None, gate: Gate) -> None:
         self.topic = topic
         self.subscribe = subscribe
         self.unsubscribe = unsubscribe
+        self.track = Track(topic, self._missing)
         self.users = 0
         self.on_gap: list[Callable[[Gap], None]] = []
         self.on_failed: list[Callable[[Exception], None]] = []
         self.was_subscribed = False
         self.error: Exception | None = None
+        self._gate = gate
+        self._resuming = False  # the server was asked with a position
         self._settled = trio.Event()
 
-    def settled(self, error: Exception | None) -> None:
+    def _missing(self, lost: int | None) -> None:
+        self._mark(Gap(self.topic, "missed", lost))
+
+    def _mark(self, gap: Gap) -> None:
+        for mark in tuple(self.on_gap):
+            mark(gap)
+
+    def asking(self) -> object:
+        """The message that asks for it: with what has come, where it has a field ``since`` for that."""
+        newest = self.track.newest
+        self._resuming = newest is not None and _takes_since(self.subscribe)
+        if self.was_subscribed and not self._resuming:
+            # Between what came on the last connection and what will come on the new one.
+            self._mark(Gap(self.topic, "reconnected"))
+        self._gate.asks(self.track)
+        return attrs.evolve(self.subscribe, since=newest) if self._resuming else self.subscribe  # type: ignore[misc]
+
+    def settled(self, reply: Any, error: Exception | None) -> None:
         """The server has answered, or the connection is gone."""
         if isinstance(error, ConnectionClosed):
             return  # the next connection begins with asking again
         if error is None:
+            position = position_of(getattr(reply, "epoch", None), getattr(reply, "offset", None))
+            self._answered(position, getattr(reply, "recovered", None) is True)
             self.was_subscribed = True
         else:
             self.error = error
+            self._gate.remove(self.track)
             for tell in tuple(self.on_failed):
                 tell(error)
         self._settled.set()
 
-    def connected_again(self) -> None:
-        """Between what came on the last connection and what will come on the new one."""
-        if self.was_subscribed:
-            for mark in tuple(self.on_gap):
-                mark(Gap(self.topic, "reconnected"))
+    def _answered(self, position: Position | None, recovered: bool) -> None:
+        newest = self.track.newest
+        goes_on = (
+            self._resuming
+            and recovered
+            and newest is not None
+            and position is not None
+            and newest.epoch == position.epoch
+            and newest.offset <= position.offset
+        )
+        if self._resuming and not goes_on:
+            self._mark(Gap(self.topic, "reconnected"))
+        self._gate.answered(self.track, position, goes_on=goes_on)
 
     def end(self, error: Exception) -> None:
         """The client is at its end."""
@@ -137,10 +149,16 @@ class Subscription:
 
 @final
 class Subscriptions:
-    """Every topic that this client wants."""
+    """Every topic that this client wants.
 
-    def __init__(self, wire: Wire) -> None:
+    Args:
+        wire: sends messages.
+        gate: what comes goes through it.
+    """
+
+    def __init__(self, wire: Wire, gate: Gate) -> None:
         self._wire = wire
+        self._gate = gate
         self._wanted: dict[str, Subscription] = {}
 
     def __len__(self) -> int:
@@ -152,9 +170,10 @@ class Subscriptions:
         """Begin to want a topic; `subscribe` and `unsubscribe` make the messages."""
         wanted = self._wanted.get(topic)
         if wanted is None or wanted.error is not None:
-            wanted = Subscription(topic, subscribe(topic), None if unsubscribe is None else unsubscribe(topic))
-            self._wanted[topic] = wanted
-            self._wire.push(wanted.subscribe, wanted.settled)
+            asks, ends = subscribe(topic), None if unsubscribe is None else unsubscribe(topic)
+            wanted = self._wanted[topic] = Subscription(topic, asks, ends, self._gate)
+            self._gate.add(wanted.track)
+            self._wire.push(wanted.asking(), wanted.settled)
         wanted.users += 1
         return wanted
 
@@ -165,16 +184,23 @@ class Subscriptions:
             return
         if self._wanted.get(wanted.topic) is wanted:
             del self._wanted[wanted.topic]
+        self._gate.remove(wanted.track)
         if wanted.unsubscribe is not None and wanted.error is None:
-            self._wire.push(wanted.unsubscribe, lambda _: None)
+            self._wire.push(wanted.unsubscribe, lambda _, __: None)
 
     def connected(self) -> None:
         """There is a new connection: ask for everything again."""
+        self._gate.connected()
         for wanted in tuple(self._wanted.values()):
-            wanted.connected_again()
-            self._wire.push(wanted.subscribe, wanted.settled)
+            if wanted.error is None:
+                self._wire.push(wanted.asking(), wanted.settled)
 
     def end(self, error: Exception) -> None:
         """The client is at its end."""
         for wanted in self._wanted.values():
             wanted.end(error)
+
+
+def _takes_since(message: object) -> bool:
+    cls = type(message)
+    return attrs.has(cls) and "since" in attrs.fields_dict(cls)

@@ -1,6 +1,11 @@
 """Topics: the local index, and brokers that join several processes."""
 
 from trio_wskit._budget import ByteBudget as ByteBudget
+from trio_wskit._core.history import History as History
+from trio_wskit._core.history import NoHistory as NoHistory
+from trio_wskit._core.history import Position as Position
+from trio_wskit._core.history import Recovery as Recovery
+from trio_wskit._core.keeping import HistoryRules as HistoryRules
 from trio_wskit._core.overflow import Block as Block
 from trio_wskit._core.overflow import Conflate as Conflate
 from trio_wskit._core.overflow import Overflow as Overflow
@@ -14,12 +19,15 @@ from trio_wskit.pubsub._broker import BrokerCounts as BrokerCounts
 from trio_wskit.pubsub._broker import BrokeredPubSub as BrokeredPubSub
 from trio_wskit.pubsub._broker import with_broker as with_broker
 from trio_wskit.pubsub._fanout import BackpressureCounts as BackpressureCounts
+from trio_wskit.pubsub._history import Snapshot as Snapshot
 from trio_wskit.pubsub._policy import PubSubPolicy as PubSubPolicy
 from trio_wskit.pubsub._supervise import ConsumerHealth as ConsumerHealth
 from trio_wskit.pubsub._supervise import RestartPolicy as RestartPolicy
 from trio_wskit.pubsub._topics import TopicChange as TopicChange
+from trio_wskit.pubsub.history import MemoryHistory as MemoryHistory
 from trio_wskit.pubsub.memory import MemoryBroker as MemoryBroker
 from trio_wskit.pubsub.memory import MemoryBrokerConsumer as MemoryBrokerConsumer
 from trio_wskit.pubsub.memory import MemoryBrokerDriver as MemoryBrokerDriver
 from trio_wskit.pubsub.memory import MemoryPubSub as MemoryPubSub
 from trio_wskit.pubsub.memory import MemorySelectiveConsumer as MemorySelectiveConsumer
+from trio_wskit.pubsub.subscriptions import default_subscriptions as default_subscriptions

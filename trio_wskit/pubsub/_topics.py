@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Final, Literal, TypeVar, final
 import attrs
 import trio
 
-from trio_wskit._core.history import NOT_KEPT, Position, Recovery, check_last, check_since
+from trio_wskit._core.history import NOT_KEPT, NoHistory, Position, Recovery, check_last, check_since
 from trio_wskit._core.overflow import Overflow, check_overflow
 from trio_wskit._core.terms import Terms
 from trio_wskit._core.topics import TopicRules
 from trio_wskit.abc import PubSubDriver
-from trio_wskit.errors import PubSubError, WsKitError
+from trio_wskit.errors import PubSubError
 from trio_wskit.pubsub._desk import Desk
 from trio_wskit.pubsub._policy import PubSubPolicy
 from trio_wskit.pubsub._turns import Turn, Turns
@@ -172,7 +172,7 @@ class Topics(AbstractSet[str]):
             raise TypeError("subscribe() takes one of since, last and snapshot")
         if histories is None or keep is None:
             if since is not None or last is not None or snapshot is not None:
-                raise WsKitError("FAILED_PRECONDITION", f"the topic {name!r} keeps no history")
+                raise NoHistory(name)
             await self._add((name,), many=False, normal=histories is not None, terms=terms)
             return NOT_KEPT
         return await self._catch_up(
