@@ -63,6 +63,7 @@ class Server:
         self.headers = OURS
         self.subprotocol: str | None = None
         self.failures: list[BaseException | float] = []  # for the next attempts: what is raised, or seconds to take
+        self.born_stalled = False  # the next link begins with a peer that reads nothing
         self.at_once = 0
         self.most_at_once = 0
 
@@ -80,6 +81,9 @@ class Server:
                     raise failure
                 await trio.sleep(failure)
             transport, peer = memory_link()
+            if self.born_stalled:
+                peer.stall()
+                self.born_stalled = False
             self.links.append((transport, peer))
             return Opened(transport, self.subprotocol, self.headers)
         finally:

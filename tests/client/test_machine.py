@@ -20,13 +20,16 @@ from trio_wskit import Limits, QueueOptions, Reconnect, TokenAuth
 from trio_wskit.client import Client, Stream
 from trio_wskit.errors import ConnectFailed, ConnectionClosed, RpcError, ServerError, ValidationError, WsKitError
 
+CALL_TIMEOUT = 25.0
+
 
 @final
 class Asked:
     """One request of the test, and how it ended."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, now: float) -> None:
         self.number = number
+        self.at = now
         self.scope = trio.CancelScope()
         self.outcomes: list[object] = []
         self.deserved = {"cancelled"}  # what the server has sent for it
@@ -44,6 +47,7 @@ class ClientMachine(RuleBasedStateMachine):
         self.received: list[tuple[int, int]] = []  # link, number
         self.asked: dict[str, Asked] = {}
         self.given: list[tuple[int, str]] = []  # requests that reached the server: link, id
+        self.aborted: list[str] = []
         self.news = 0
         self.seen_news: list[int] = []
         self.faults = 0
@@ -66,9 +70,9 @@ class ClientMachine(RuleBasedStateMachine):
                     logged=[],
                     wait=False,
                     auth=TokenAuth(self.token),
-                    queue=QueueOptions(policy=queue, max_messages=3, max_age=60),
+                    queue=QueueOptions(policy=queue, max_messages=4, max_age=60),
                     reconnect=Reconnect(max_attempts=8),
-                    limits=Limits(ping_interval=20, outbox_messages=4, call_timeout=25),
+                    limits=Limits(ping_interval=20, outbox_messages=2, call_timeout=CALL_TIMEOUT),
                     max_pending=5,
                 ) as (self.client, _):
                     self.client.on_error(lambda error, _: self.errors.append(error))
@@ -116,6 +120,8 @@ class ClientMachine(RuleBasedStateMachine):
                         self.received.append((link, int(one["payload"]["name"])))
                     elif one["type"] == "GET_USER":
                         self.given.append((link, one["meta"]["correlationId"]))
+                    elif one["type"] == "$ws:abort":
+                        self.aborted.append(one["meta"]["correlationId"])
 
         self.run.do(hear)
 
@@ -146,7 +152,7 @@ class ClientMachine(RuleBasedStateMachine):
     @precondition(lambda self: not self.closed)
     @rule(patience=st.sampled_from([0.5, 5.0, 1000.0]))
     def request(self, patience: float) -> None:
-        asked = Asked(len(self.asked))
+        asked = Asked(len(self.asked), self.run.clock.current_time())
         name = f"r{asked.number}"
         self.asked[name] = asked
 
@@ -267,6 +273,11 @@ class ClientMachine(RuleBasedStateMachine):
         self.on_link(partial(self.stalled, stall=True))
 
     @rule()
+    def stall_the_next(self) -> None:
+        self.faults += 1
+        self.server.born_stalled = True
+
+    @rule()
     def resume(self) -> None:
         self.on_link(partial(self.stalled, stall=False))
 
@@ -323,6 +334,33 @@ class ClientMachine(RuleBasedStateMachine):
                 assert self.asked[name].outcomes, f"{name} was sent on a connection that is lost"
 
     @invariant()
+    def who_waits_for_an_answer_waits_in_the_queue_or_on_the_connection(self) -> None:
+        if not hasattr(self, "client"):
+            return
+        waiting = {name for name, asked in self.asked.items() if not asked.outcomes}
+        assert self.client.stats.pending == len(waiting)
+        if self.client.state == "closed":
+            assert not waiting, "the client is closed, and somebody waits"
+        elif self.client.state != "open":
+            assert len(waiting) <= self.client.stats.queued, "somebody waits, and neither in the queue nor on a link"
+        elif self.server.links[-1][0].reading.is_set():
+            here = {name for link, name in self.given if link == len(self.server.links) - 1}
+            assert waiting <= here, "somebody waits for an answer to what was never sent"
+
+    @invariant()
+    def nobody_waits_longer_than_the_time_limit(self) -> None:
+        now = self.run.clock.current_time()
+        for name, asked in self.asked.items():
+            assert asked.outcomes or now < asked.at + CALL_TIMEOUT, f"{name} waits for ever"
+
+    @invariant()
+    def a_request_that_was_given_up_on_is_aborted_and_no_other(self) -> None:
+        for name in self.aborted:
+            assert self.asked[name].outcomes, f"{name} was aborted, and its caller waits"
+            for outcome in self.asked[name].outcomes:
+                assert outcome == "cancelled" or getattr(outcome, "code", None) == "DEADLINE_EXCEEDED"
+
+    @invariant()
     def news_come_in_their_order(self) -> None:
         assert self.seen_news == sorted(set(self.seen_news))
 
@@ -365,4 +403,4 @@ class ClientMachine(RuleBasedStateMachine):
 
 
 TestClient = ClientMachine.TestCase
-TestClient.settings = settings(max_examples=60, stateful_step_count=40)
+TestClient.settings = settings(max_examples=100, stateful_step_count=40)
