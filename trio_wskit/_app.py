@@ -371,8 +371,9 @@ class App:
         if session is not None:
             session.refuse(error, None)
 
-    def _missed(self) -> None:
+    async def _missed(self) -> None:
         """Tell those who asked that something may have been missed, of any topic."""
+        await self._hub.announce_gap(None)
 
     async def close_sessions(self, code: int = 1001, reason: str = "") -> None:
         """Close every connection at the same time; waits until all are closed, at most ``close_timeout`` seconds each.

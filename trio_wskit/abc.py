@@ -220,14 +220,14 @@ class BrokeredDriver(PubSubDriver, Protocol):
         self,
         deliver: Deliver,
         *,
-        missed: Callable[[], None] | None = None,
+        missed: Callable[[], Awaitable[None]] | None = None,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Give `deliver` what others publish, each envelope once and none of our own, until cancelled.
 
         Args:
             deliver: gives an envelope to the subscribers of this process.
-            missed: called when it hears again after it was deaf, before anything newer is delivered. It never waits.
+            missed: awaited when it hears again after it was deaf, before anything newer is delivered.
             task_status: told when the first attempt has come to something: it may be ready by then, or not yet.
 
         Raises:

@@ -174,7 +174,7 @@ async def test_an_attempt_that_hangs_is_given_up(autojump_clock: MockClock) -> N
         house.logged()
 
 
-async def test_what_is_missed_is_told_before_anything_newer_is_delivered(autojump_clock: MockClock) -> None:
+async def test_what_was_missed_is_told_before_anything_newer_is_delivered(autojump_clock: MockClock) -> None:
     happened: list[str] = []
 
     async def speaks_at_once(_: Scripted, deliver: Deliver, status: trio.TaskStatus[None]) -> None:
@@ -185,30 +185,117 @@ async def test_what_is_missed_is_told_before_anything_newer_is_delivered(autojum
     async def deliver(_: PublishEnvelope) -> None:
         happened.append("delivered")
 
-    pubsub = broker_of(Scripted(speaks_at_once))
+    async def missed() -> None:
+        await trio.sleep(0.5)
+        happened.append("told")
+
+    pubsub = broker_of(Scripted(speaks_at_once, speaks_at_once, speaks_at_once, hears), settled_after=1)
     async with trio.open_nursery() as nursery:
-        run = partial(pubsub.run, deliver, missed=lambda: happened.append("missed"))
-        await nursery.start(run)
-        await trio.sleep(4.5)
+        await nursery.start(partial(pubsub.run, deliver, missed=missed))
+        await trio.sleep(10)
         nursery.cancel_scope.cancel()
-    assert happened == ["delivered", "missed", "delivered", "missed", "delivered"][: len(happened)]
-    assert len(happened) >= 3
+    assert happened == ["delivered", *("told", "delivered") * 3]
+
+
+async def test_it_is_told_even_where_nothing_newer_comes(autojump_clock: MockClock) -> None:
+    told: list[float] = []
+
+    async def missed() -> None:
+        told.append(trio.current_time())
+
+    async def deliver(_: PublishEnvelope) -> None:
+        raise AssertionError("nothing comes")
+
+    pubsub = broker_of(Scripted(returns), settled_after=1)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(partial(pubsub.run, deliver, missed=missed))
+        await trio.sleep(5)
+        nursery.cancel_scope.cancel()
+    assert told == [2, 4]
+
+
+async def test_whoever_hears_waits_while_it_is_told_and_what_is_missed_then_is_told_too(
+    autojump_clock: MockClock,
+) -> None:
+    happened: list[tuple[float, str]] = []
+
+    def note(what: str) -> None:
+        happened.append((trio.current_time(), what))
+
+    async def speaks_at_three(_: Scripted, deliver: Deliver, status: trio.TaskStatus[None]) -> None:
+        status.started()
+        await trio.sleep(3)
+        await deliver(PublishEnvelope("t", "SAID"))
+        await trio.sleep_forever()
+
+    async def lost_later(_: Scripted, deliver: Deliver, status: trio.TaskStatus[None]) -> None:
+        status.started()
+        await trio.sleep(2)
+
+    async def deliver(_: PublishEnvelope) -> None:
+        note("delivered")
+
+    async def missed() -> None:
+        note("telling")
+        await trio.sleep(4)
+
+    async def is_quiet(_: Scripted, deliver: Deliver, status: trio.TaskStatus[None]) -> None:
+        status.started()
+        await trio.sleep_forever()
+
+    pubsub = broker_of(Scripted(speaks_at_three), Scripted(returns, is_quiet), Scripted(lost_later, is_quiet))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(partial(pubsub.run, deliver, missed=missed))
+        await trio.sleep(20)
+        nursery.cancel_scope.cancel()
+    assert happened == [(2, "telling"), (6, "telling"), (10, "delivered")]
 
 
 async def test_telling_of_it_may_fail(autojump_clock: MockClock, caplog: pytest.LogCaptureFixture) -> None:
-    def missed() -> None:
+    async def missed() -> None:
         raise KeyError("bug")
 
-    async def deliver(_: PublishEnvelope) -> None:
-        pass
+    delivered: list[PublishEnvelope] = []
+
+    async def deliver(envelope: PublishEnvelope) -> None:
+        delivered.append(envelope)
 
     pubsub = broker_of(Scripted(returns, hears))
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(lambda: pubsub.run(deliver, missed=missed))
+        await nursery.start(partial(pubsub.run, deliver, missed=missed))
         await trio.sleep(3)
         assert pubsub.ready
         nursery.cancel_scope.cancel()
-    assert "telling of what was missed has failed" in caplog.text
+    assert "telling that something was missed has failed" in caplog.text
+    assert len(delivered) == 1
+
+
+async def test_nobody_needs_to_be_told(autojump_clock: MockClock) -> None:
+    delivered: list[PublishEnvelope] = []
+
+    async def deliver(envelope: PublishEnvelope) -> None:
+        delivered.append(envelope)
+
+    pubsub = broker_of(Scripted(returns, hears))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(pubsub.run, deliver)
+        await trio.sleep(3)
+        nursery.cancel_scope.cancel()
+    assert (pubsub.epoch, len(delivered)) == (2, 1)
+
+
+async def test_telling_ends_with_the_app(autojump_clock: MockClock) -> None:
+    async def missed() -> None:
+        await trio.sleep_forever()
+
+    async def deliver(_: PublishEnvelope) -> None:
+        raise AssertionError("it is still being told")
+
+    pubsub = broker_of(Scripted(returns, hears))
+    for _ in range(2):
+        with trio.move_on_after(5):
+            await pubsub.run(deliver, missed=missed)
+    assert pubsub._telling is None  # pyright: ignore[reportPrivateUsage]
 
 
 # --- the end of patience ---------------------------------------------------------------------------------------------

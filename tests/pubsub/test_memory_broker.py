@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, final
 
 import pytest
@@ -193,11 +194,11 @@ async def test_a_slow_app_is_cut_comes_back_and_counts_an_epoch_more(autojump_cl
         await trio.sleep(1)
         delivered.append(envelope.id)
 
-    async def run(*, task_status: trio.TaskStatus[None]) -> None:
-        await pubsub.run(slow, missed=lambda: missed.append(len(delivered)), task_status=task_status)
+    async def tell() -> None:
+        missed.append(len(delivered))
 
     async with trio.open_nursery() as nursery:
-        await nursery.start(run)
+        await nursery.start(partial(pubsub.run, slow, missed=tell))
         for n in range(5):
             await publish(broker, n)
         await trio.sleep(5)

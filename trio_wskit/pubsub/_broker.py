@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import random
 import secrets
-from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, cast, final
 
@@ -102,7 +102,10 @@ class BrokeredPubSub:
         self._published = 0
         self._recent = _Recent(remember)
         self._until_pass = _SKIPS_PER_PASS
-        self._missed: Callable[[], None] | None = None
+        self._missed: Callable[[], Awaitable[None]] | None = None
+        self._nursery: trio.Nursery | None = None  # there while it runs
+        self._telling: trio.Event | None = None  # there while those who listen are told that something was missed
+        self._missed_more = False
         self._supervisors = [
             Supervisor(consumer, restart, self._look_again, self._tell_missed, randomness) for consumer in consumers
         ]
@@ -205,21 +208,36 @@ class BrokeredPubSub:
         changed.set()
 
     def _tell_missed(self) -> None:
-        if self._missed is not None:
-            self._missed()
+        """Begin to tell; what comes in meanwhile waits."""
+        self._missed_more = True
+        if self._telling is None and self._missed is not None and self._nursery is not None:
+            self._telling = trio.Event()
+            self._nursery.start_soon(self._tell, self._missed, self._telling)
+
+    async def _tell(self, missed: Callable[[], Awaitable[None]], told: trio.Event) -> None:
+        try:
+            while self._missed_more:
+                self._missed_more = False
+                try:
+                    await missed()
+                except Exception:
+                    logger.exception("telling that something was missed has failed")
+        finally:
+            self._telling = None
+            told.set()
 
     async def run(
         self,
         deliver: Deliver,
         *,
-        missed: Callable[[], None] | None = None,
+        missed: Callable[[], Awaitable[None]] | None = None,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Run the consumers, and run again those that end, until cancelled.
 
         Args:
             deliver: gives an envelope to the subscribers of this process. What it raises is logged.
-            missed: called when a consumer hears again after it was deaf, before it delivers anything newer.
+            missed: awaited when a consumer hears again after it was deaf, before anything newer is delivered.
             task_status: told when each consumer hears, or its first attempt has failed.
 
         Raises:
@@ -247,6 +265,7 @@ class BrokeredPubSub:
 
         try:
             async with trio.open_nursery() as nursery:
+                self._nursery = nursery
                 for supervisor in self._supervisors:
                     nursery.start_soon(supervise, supervisor)
                 while not all(one.was_tried for one in self._supervisors):
@@ -254,7 +273,7 @@ class BrokeredPubSub:
                 task_status.started()
         finally:
             self._is_running = False
-            self._missed = None
+            self._missed = self._nursery = None
             self._look_again()
         if failed is not None:
             raise failed
@@ -269,6 +288,8 @@ class BrokeredPubSub:
             try:
                 found = self._sifted(envelope)
                 if found is not None:
+                    while self._telling is not None:
+                        await self._telling.wait()
                     await deliver(found)
                     counts.delivered += 1
                     return

@@ -122,7 +122,7 @@ class Supervisor:
         consumer: who is supervised.
         policy: when it is run again.
         changed: called after every change of its state. It never waits.
-        missed: called at the beginning of each epoch but the first.
+        missed: called at the beginning of each epoch but the first. It never waits.
         randomness: gives numbers from 0 to 1.
     """
 
@@ -209,10 +209,7 @@ class Supervisor:
             self.epoch += 1
             self.was_tried = True
             if self.epoch > 1:
-                try:
-                    self._missed()
-                except Exception:
-                    logger.exception("telling of what was missed has failed")
+                self._missed()
             self._become("hearing")
 
         attempt = _Attempt(heard, started)
