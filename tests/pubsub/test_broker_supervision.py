@@ -16,7 +16,7 @@ from trio_wskit import App, ConfigError, PubSubError, Router, open_app
 from trio_wskit._core.backoff import Backoff
 from trio_wskit._core.publishing import PublishEnvelope
 from trio_wskit.abc import Deliver
-from trio_wskit.pubsub import BrokeredPubSub, MemoryBroker, MemoryPubSub, RestartPolicy, with_broker
+from trio_wskit.pubsub import BrokeredPubSub, MemoryBroker, MemoryPubSub, RestartPolicy, TopicPattern, with_broker
 
 Step = Callable[["Scripted", Deliver, "trio.TaskStatus[None]"], Awaitable[None]]
 
@@ -450,6 +450,29 @@ async def test_a_broker_that_goes_and_comes_is_heard_again(autojump_clock: MockC
         assert [pubsub.epoch for pubsub in pubsubs] == [6, 6]
         one.logged()
         two.logged()
+
+
+async def test_who_asked_is_told_that_something_was_missed_and_who_did_not_is_not(autojump_clock: MockClock) -> None:
+    broker = MemoryBroker()
+    pubsubs = [with_broker(broker.driver(), broker.consumer()) for _ in range(2)]
+    async with open_house(pubsub=pubsubs[0]) as house, open_house(pubsub=pubsubs[1]) as other:
+        asks, does_not = await other.connect(), await other.connect()
+        for topic in ("t", TopicPattern("u:*")):
+            await asks.session.topics.subscribe(topic, gaps=True)
+            await does_not.session.topics.subscribe(topic)
+        broker.cut()
+        await settle()
+        await house.app.publish("t", Said("lost"))
+        for one in (house, other):
+            await one.app.wait_ready()
+        await house.app.publish("t", Said("heard"))
+        heard = await asks.heard()
+        assert sorted(one["payload"]["topic"] for one in heard[:-1]) == ["t", "u:*"]
+        assert [one["type"] for one in heard] == ["$ws:gap", "$ws:gap", "SAID"]
+        assert heard[-1]["payload"] == {"text": "heard"}
+        assert await does_not.texts() == ["heard"]
+        house.logged()
+        other.logged()
 
 
 async def test_a_consumer_may_have_a_name(autojump_clock: MockClock) -> None:

@@ -50,7 +50,7 @@ class Desk:
         self.driver: PubSubDriver = driver
         self.rules: TopicRules = rules
         self.policy: PubSubPolicy = policy
-        self.terms: TermsBook = terms or TermsBook()
+        self.terms: TermsBook = TermsBook() if terms is None else terms  # an empty one is false
         self.histories: Histories | None = None
         self._client_of = client_of
         self._subscribers: dict[str, int] = {}  # of each topic; only counted where there is a limit

@@ -100,7 +100,7 @@ class Hub:
         self._overflow: Overflow | Callable[[str], Overflow] = overflow
         self._may_conflate = may_conflate(overflow)
         self._max_publishing = max_publishing
-        self._terms = terms or TermsBook()
+        self._terms = TermsBook() if terms is None else terms  # an empty one is false
         self._wall_clock = wall_clock
         self._positions = Positions()
         self._turns = _Turns()
