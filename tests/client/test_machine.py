@@ -7,6 +7,7 @@ import json
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
+from operator import methodcaller
 from typing import Any, final
 
 import trio
@@ -181,12 +182,13 @@ class ClientMachine(RuleBasedStateMachine):
 
         self.do(cancel)
 
-    @rule()
-    def close(self) -> None:
+    @precondition(lambda self: not self.closed)
+    @rule(sure=st.integers(0, 5))
+    def close(self, sure: int) -> None:
         async def close() -> None:
             self.nursery.start_soon(self.client.close, 4000, "enough")
 
-        if not self.closed:
+        if sure == 5:
             self.closed = True
             self.do(close)
 
@@ -230,16 +232,17 @@ class ClientMachine(RuleBasedStateMachine):
             st.text(max_size=20),
             st.sampled_from(['{"type":"USER","meta":{"correlationId":"nobody"},"payload":{"name":"x"}}']),
             st.just(json.dumps({"type": "RPC_ERROR", "meta": {"correlationId": "nobody"}})),
+            st.integers(1, 5),
         )
     )
-    def say_garbage(self, text: str) -> None:
-        self.on_link(lambda: self.server.peer.send_nowait(text.encode(errors="replace")))
-
-    @rule(times=st.integers(1, 5))
-    def say_news(self, times: int) -> None:
-        for _ in range(times):
+    def say(self, text: str | int) -> None:
+        """Garbage; or as many news."""
+        if isinstance(text, str):
+            self.on_link(lambda: self.server.peer.send_nowait(text.encode(errors="replace")))
+            return
+        for _ in range(text):
             number, self.news = self.news, self.news + 1
-            self.on_link(lambda number=number: self.server.send("NEWS", {"text": str(number)}))  # type: ignore[misc]
+            self.on_link(partial(self.server.send, "NEWS", {"text": str(number)}))
 
     def endless_progress(self, name: str) -> Callable[[], None]:
         def send() -> None:
@@ -248,54 +251,31 @@ class ClientMachine(RuleBasedStateMachine):
 
         return send
 
-    def cut(self) -> None:
-        self.server.peer.cut()
-
-    def stalled(self, *, stall: bool) -> None:
-        if stall:
-            self.server.peer.stall()
+    @rule(
+        kind=st.sampled_from(["cut", "cut", "cut", "stall", "resume", "be born stalled", "be slow", "break a token"])
+        | st.sampled_from([1000, 1001, 1008, 1011, 1012, 4000])
+        | st.sampled_from([500, 429, None, KeyError("secret")])
+        | st.sampled_from([1013, 4401, 401, 403, 503]),
+        much=st.booleans(),
+    )
+    def fail(self, kind: Any, much: bool) -> None:
+        """What a network and a server can do; a number is a close code, or the status of the next handshake."""
+        self.faults += 1
+        server = self.server
+        if isinstance(kind, Exception):
+            server.failures.append(kind)
+        elif kind is None or (isinstance(kind, int) and kind < 1000):
+            server.refuse(kind, 3.0 if much else None)
+        elif isinstance(kind, int):
+            self.on_link(lambda: server.peer.close(kind, "why not"))
+        elif kind == "be born stalled":
+            server.born_stalled = True
+        elif kind == "be slow":
+            server.failures.append(11.0 if much else 1.0)
+        elif kind == "break a token":
+            self.token_fails += 1 + much
         else:
-            self.server.peer.resume()
-
-    @rule()
-    def drop(self) -> None:
-        self.faults += 1
-        self.on_link(self.cut)
-
-    @rule(code=st.sampled_from([1000, 1001, 1008, 1011, 1012, 1013, 4000, 4401]))
-    def server_closes(self, code: int) -> None:
-        self.faults += 1
-        self.on_link(lambda: self.server.peer.close(code, "why not"))
-
-    @rule()
-    def stall(self) -> None:
-        self.faults += 1
-        self.on_link(partial(self.stalled, stall=True))
-
-    @rule()
-    def stall_the_next(self) -> None:
-        self.faults += 1
-        self.server.born_stalled = True
-
-    @rule()
-    def resume(self) -> None:
-        self.on_link(partial(self.stalled, stall=False))
-
-    @rule(status=st.sampled_from([None, 401, 403, 429, 500]), retry_after=st.sampled_from([None, 3.0]))
-    def refuse(self, status: int | None, retry_after: float | None) -> None:
-        self.server.refuse(status, retry_after)
-
-    @rule()
-    def break_the_connector(self) -> None:
-        self.server.failures.append(KeyError("secret"))
-
-    @rule(seconds=st.sampled_from([1.0, 9.0, 11.0]))
-    def be_slow(self, seconds: float) -> None:
-        self.server.failures.append(seconds)
-
-    @rule(times=st.integers(1, 3))
-    def break_tokens(self, times: int) -> None:
-        self.token_fails += times
+            self.on_link(lambda: methodcaller(kind)(server.peer))
 
     @rule(seconds=st.sampled_from([0.05, 1.0, 6.0, 31.0]))
     def wait(self, seconds: float) -> None:
@@ -342,7 +322,9 @@ class ClientMachine(RuleBasedStateMachine):
         if self.client.state == "closed":
             assert not waiting, "the client is closed, and somebody waits"
         elif self.client.state != "open":
-            assert len(waiting) <= self.client.stats.queued, "somebody waits, and neither in the queue nor on a link"
+            inside: Any = self.client
+            queued = sum(one.on_sent is not None for one in inside._turns._queue._waiting)
+            assert len(waiting) == queued, "somebody waits, and neither in the queue nor on a link"
         elif self.server.links[-1][0].reading.is_set():
             here = {name for link, name in self.given if link == len(self.server.links) - 1}
             assert waiting <= here, "somebody waits for an answer to what was never sent"
@@ -403,4 +385,4 @@ class ClientMachine(RuleBasedStateMachine):
 
 
 TestClient = ClientMachine.TestCase
-TestClient.settings = settings(max_examples=100, stateful_step_count=40)
+TestClient.settings = settings(max_examples=80, stateful_step_count=50)

@@ -213,6 +213,13 @@ class Client:
         reply: Envelope = await self._asker.ask_once(Question(RawMessage(type_name, payload), meta))
         return reply
 
+    def call_json(
+        self, type_name: str, payload: Any = ABSENT, *, capacity: int = 256, meta: Meta | None = None
+    ) -> AbstractAsyncContextManager[ClientCall[Envelope, Any]]:
+        """As `call`, for a request that has no class here: its progress is JSON, its reply an envelope."""
+        stream: Stream[Any] = Stream(capacity, "drop_oldest")
+        return self._asker.call(Question(RawMessage(type_name, payload), meta), None, stream)
+
     @overload
     def call(
         self,
