@@ -130,8 +130,12 @@ class BrokeredPubSub:
         async with self._turn(topic):
             await self._driver.subscribe(client_id, topic)
             if topic not in self._followed:
-                for consumer in self._selective:
-                    await consumer.follow(topic)
+                try:
+                    for consumer in self._selective:
+                        await consumer.follow(topic)
+                except Exception:  # a cancelled one is undone by whoever called
+                    await self._leave(client_id, topic)
+                    raise
                 self._followed.add(topic)
 
     async def unsubscribe(self, client_id: str, topic: str) -> None:
@@ -140,11 +144,14 @@ class BrokeredPubSub:
             await self._driver.unsubscribe(client_id, topic)
             return
         async with self._turn(topic):
-            await self._driver.unsubscribe(client_id, topic)
-            if not self._driver.has_topic(topic):
-                self._followed.discard(topic)  # first: should it fail, the next subscriber asks again
-                for consumer in self._selective:
-                    await consumer.unfollow(topic)
+            await self._leave(client_id, topic)
+
+    async def _leave(self, client_id: str, topic: str) -> None:
+        await self._driver.unsubscribe(client_id, topic)
+        if not self._driver.has_topic(topic):
+            self._followed.discard(topic)  # first: should it fail, the next subscriber asks again
+            for consumer in self._selective:
+                await consumer.unfollow(topic)
 
     @asynccontextmanager
     async def _turn(self, topic: str) -> AsyncGenerator[None]:

@@ -9,6 +9,7 @@ link ends the run, and with it all links: whoever supervises it then begins a ne
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -54,7 +55,7 @@ class IngressLimits:
     """The bounds of a consumer.
 
     Attributes:
-        max_wait: seconds that a topic may wait to be heard.
+        max_wait: seconds that a topic may wait to be heard, from when it came, or from when the server fell silent.
         remember: a topic does not wait for a link that is down.
         check_every: seconds between pings; also how long the server may take to answer one.
         max_waiting: envelopes that have come and are not delivered yet.
@@ -109,6 +110,7 @@ class _Ear:
         self._ingress = ingress
         self._by_slot = by_slot
         self._leaving: dict[bytes, int] = {}
+        self.silent_since = math.inf  # the server was asked then, and has not answered yet
 
     def touch(self, name: Name) -> None:
         """Look at this name again: it is wanted, or no more."""
@@ -150,7 +152,9 @@ class _Ear:
                     self._is_heard([name])
 
     async def _fence(self, commands: Sequence[Command]) -> list[Refused]:
+        self.silent_since = trio.current_time()
         errors = await self.link.fence(commands, self._ingress.limits.check_every)
+        self.silent_since = math.inf
         self._ingress.pause()  # while an answer waited, `read` could not tell
         return errors
 
@@ -227,7 +231,7 @@ class Ingress:
         self.wanted: set[Name] = set()
         self._waits: dict[Name, list[_Wait]] = {}
         self._ear_of: Callable[[Name], _Ear] | None = None
-        self._has_run = False
+        self._down_since: float | None = None  # None: it has never run
         self._is_running = False
         self._waiting: deque[tuple[bytes, bytes]] = deque()
         self._waiting_bytes = 0
@@ -248,16 +252,21 @@ class Ingress:
         self.wanted.add(name)
         ear = None if self._ear_of is None else self._ear_of(name)
         if ear is not None:
+            silent_since = ear.silent_since
             if name in ear.heard:  # taken out before the server is told to stop, so it is still sent
                 return
             ear.touch(name)
-        elif self.limits.remember or not self._has_run:
+        elif self.limits.remember or self._down_since is None:
             return
+        else:
+            silent_since = self._down_since
+        # Many may come for a topic one after another: together they wait no longer than one of them.
+        deadline = min(trio.current_time(), silent_since) + self.limits.max_wait
         wait = _Wait()
         waits = self._waits.setdefault(name, [])
         waits.append(wait)
         try:
-            with trio.move_on_after(self.limits.max_wait):
+            with trio.move_on_at(deadline):
                 await wait.done.wait()
         finally:
             waits.remove(wait)
@@ -369,7 +378,9 @@ class Ingress:
         """
         if self._is_running:
             raise RuntimeError("it runs already: one run() at a time")
-        self._is_running = self._has_run = True
+        self._is_running = True
+        if self._down_since is None:
+            self._down_since = trio.current_time()
         ended: list[Exception] = []
 
         async def guard(work: Callable[[], Any]) -> None:
@@ -388,7 +399,9 @@ class Ingress:
             async with trio.open_nursery() as nursery:
                 await guard(main)
         finally:
-            self._ear_of = None
+            if self._ear_of is not None:
+                self._ear_of = None
+                self._down_since = trio.current_time()
             self._is_running = False
             self._waiting.clear()
             self._waiting_bytes = 0
