@@ -43,6 +43,7 @@ from trio_wskit.pubsub._history import Histories
 from trio_wskit.pubsub._hub import Hub
 from trio_wskit.pubsub._policy import PubSubPolicy
 from trio_wskit.pubsub._publisher import Publisher
+from trio_wskit.pubsub._throttle import ThrottledPublisher, ThrottleMode, open_throttled
 from trio_wskit.pubsub.history import MemoryHistory
 from trio_wskit.pubsub.memory import MemoryPubSub
 
@@ -632,6 +633,33 @@ class App:
         return await self._publisher.publish(
             topic, message, exclude=exclude, partition_key=partition_key, meta=meta, quorum=quorum, within=within
         )
+
+    def throttled(
+        self,
+        window: float,
+        mode: ThrottleMode = "last",
+        *,
+        join: Callable[[Sequence[Any]], Any] | None = None,
+        max_topics: int = 10_000,
+        max_messages: int = 1000,
+    ) -> AbstractAsyncContextManager[ThrottledPublisher[Any]]:
+        """Publish at most once a window to each topic, as long as the block runs, and what is kept at its end.
+
+        Example:
+            >>> async with app.throttled(0.1) as prices:
+            ...     await prices.publish("price:ACME", Price(42))
+
+        Args: as `ThrottledPublisher`.
+
+        Raises:
+            ConfigError: an argument is of the wrong kind.
+
+        Cancelled: what is kept is not published.
+        """
+        publisher = ThrottledPublisher[Any](
+            self.publish, window, mode, join=join, max_topics=max_topics, max_messages=max_messages
+        )
+        return open_throttled(publisher)
 
 
 @asynccontextmanager

@@ -66,7 +66,9 @@ class Published(Frame):
     __slots__ = ("_key", "careful", "fault")
 
     def __init__(self, wire: bytes, topic: str, offset: Offset = None, *, careful: bool = False) -> None:
-        super().__init__(wire, topic, offset)
+        self.wire = wire  # not through super(): one is made for each publish
+        self.topic = topic
+        self.offset = offset
         self.careful: bool = careful
         self.fault: Exception | None = None
         self._key: tuple[Conflate, object] | None = None

@@ -23,6 +23,8 @@ from trio_wskit.pubsub._history import Snapshot as Snapshot
 from trio_wskit.pubsub._policy import PubSubPolicy as PubSubPolicy
 from trio_wskit.pubsub._supervise import ConsumerHealth as ConsumerHealth
 from trio_wskit.pubsub._supervise import RestartPolicy as RestartPolicy
+from trio_wskit.pubsub._throttle import ThrottledPublisher as ThrottledPublisher
+from trio_wskit.pubsub._throttle import open_throttled as open_throttled
 from trio_wskit.pubsub._topics import TopicChange as TopicChange
 from trio_wskit.pubsub.history import MemoryHistory as MemoryHistory
 from trio_wskit.pubsub.memory import MemoryBroker as MemoryBroker
