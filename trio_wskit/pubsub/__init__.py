@@ -1,6 +1,7 @@
 """Topics: the local index, and brokers that join several processes."""
 
 from trio_wskit._budget import ByteBudget as ByteBudget
+from trio_wskit._core.backoff import Backoff as Backoff
 from trio_wskit._core.history import History as History
 from trio_wskit._core.history import NoHistory as NoHistory
 from trio_wskit._core.history import Position as Position
@@ -12,6 +13,7 @@ from trio_wskit._core.overflow import Overflow as Overflow
 from trio_wskit._core.overflow import block as block
 from trio_wskit._core.overflow import conflate as conflate
 from trio_wskit._core.patterns import TopicPattern as TopicPattern
+from trio_wskit._core.publishing import PublishEnvelope as PublishEnvelope
 from trio_wskit._core.templates import TopicTemplate as TopicTemplate
 from trio_wskit._core.templates import topic as topic
 from trio_wskit._core.topics import TopicRules as TopicRules
