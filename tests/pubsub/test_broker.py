@@ -533,9 +533,38 @@ async def test_a_topic_that_could_not_be_followed_is_not_subscribed_and_the_next
         assert refused.value.reason == "ADAPTER_ERROR"
         consumer.fails = False
         assert list(client.session.topics) == []
+        house.logged()
         consumer.calls.clear()
         await client.session.topics.subscribe("t")
         assert "follow t done" in consumer.calls
+
+
+async def test_a_topic_that_could_not_be_followed_is_left_by_all_and_nothing_of_it_is_delivered(
+    autojump_clock: MockClock,
+) -> None:
+    well, ill = Selective(), Selective()
+    async with open_house(pubsub=with_broker(MemoryPubSub(), well, ill)) as house:
+        client = await house.connect()
+        ill.fails = True
+        with pytest.raises(PubSubError):
+            await client.session.topics.subscribe("t")
+        assert well.calls == ["follow t", "follow t done", "unfollow t", "unfollow t done"]
+        assert (await house.app.publish("t", Said("nobody"))).matched_local == 0
+        assert house.logged() == ["broker consumer Selective could not leave topic t"]
+
+
+async def test_who_leaves_has_left_even_where_a_consumer_could_not(autojump_clock: MockClock) -> None:
+    consumer = Selective()
+    async with open_house(pubsub=with_broker(MemoryPubSub(), consumer)) as house:
+        client = await listener(house)
+        consumer.fails = True
+        await client.session.topics.unsubscribe("t")
+        assert list(client.session.topics) == []
+        assert house.logged() == ["broker consumer Selective could not leave topic t"]
+        consumer.fails = False
+        consumer.calls.clear()
+        await client.session.topics.subscribe("t")
+        assert consumer.calls == ["follow t", "follow t done"]
 
 
 async def test_who_is_cancelled_while_waiting_for_a_turn_holds_up_nobody(autojump_clock: MockClock) -> None:

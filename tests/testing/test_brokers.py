@@ -13,6 +13,7 @@ from trio.testing import MockClock
 
 from trio_wskit._core.publishing import PublishEnvelope
 from trio_wskit.abc import BrokerConsumer, Deliver, SelectiveConsumer
+from trio_wskit.errors import PubSubError
 from trio_wskit.pubsub import MemoryBroker
 from trio_wskit.testing import BrokerPeer, check_broker_consumer
 
@@ -288,6 +289,22 @@ class PatternsAreNames(SoundSelective):
         await self.selective.follow(topic.replace("*", "?"))
 
 
+class KnowsNoPatterns(SoundSelective):
+    """As it may be: a broker that cannot match them says so."""
+
+    async def follow(self, topic: str) -> None:
+        if "*" in topic:
+            raise PubSubError("INVALID_TOPIC", "this broker has no patterns")
+        await self.selective.follow(topic)
+
+
+class FailsForPatterns(SoundSelective):
+    async def follow(self, topic: str) -> None:
+        if "*" in topic:
+            raise PubSubError("ADAPTER_ERROR", "this broker has no patterns")
+        await self.selective.follow(topic)
+
+
 class ForgetsWhatItFollows(SoundSelective):
     async def run(self, deliver: Deliver, *, task_status: Status = trio.TASK_STATUS_IGNORED) -> None:
         try:
@@ -350,6 +367,7 @@ MUTANTS: list[tuple[Callable[[MemoryBroker], BrokerConsumer], str]] = [
     (NeverLeaves, "follows no more"),
     (FollowsLater, "when follow() has returned"),
     (PatternsAreNames, "matches the patterns"),
+    (FailsForPatterns, "a broker without patterns refuses them as INVALID_TOPIC"),
     (ForgetsWhatItFollows, ""),
     (FollowsWhileItHears, "do not wait for a link that is down"),
     (LeavesWithThePattern, "leaving a pattern"),
@@ -378,7 +396,7 @@ async def test_a_consumer_that_breaks_a_promise_is_found_out(
     assert broken.value.__notes__[0].startswith("while checking: ")
 
 
-@pytest.mark.parametrize("make", [Sound, SoundSelective])
+@pytest.mark.parametrize("make", [Sound, SoundSelective, KnowsNoPatterns])
 async def test_ours_keep_every_promise(
     autojump_clock: MockClock, make: Callable[[MemoryBroker], BrokerConsumer]
 ) -> None:

@@ -254,6 +254,20 @@ class ClosesOnce(Sound):
         self.closed = True
 
 
+class RefusesWhenItIsClosed(Sound):
+    """As it may be."""
+
+    closed = False
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+    async def publish(self, envelope: PublishEnvelope) -> PublishResult:
+        if self.closed:
+            raise trio.ClosedResourceError
+        return await super().publish(envelope)
+
+
 class CannotSayThatItIsClosed(ClosesOnce):
     async def aclose(self) -> None:
         self.closed = True
@@ -325,6 +339,7 @@ def slow() -> PubSubDriver:
     "make",
     [
         Sound,
+        RefusesWhenItIsClosed,
         MemoryPubSub,
         unknown,
         slow,

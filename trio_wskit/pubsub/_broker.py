@@ -19,7 +19,7 @@ import trio
 from trio_wskit._core.publishing import PublishEnvelope, PublishResult
 from trio_wskit.abc import BrokerConsumer, BrokeredDriver, Deliver, PubSubDriver, SelectiveConsumer
 from trio_wskit.errors import ConfigError, PubSubError
-from trio_wskit.pubsub._supervise import ConsumerHealth, RestartPolicy, Supervisor
+from trio_wskit.pubsub._supervise import ConsumerHealth, RestartPolicy, Supervisor, name_of
 
 __all__ = ["Accept", "BrokerCounts", "BrokeredPubSub", "Transform", "with_broker"]
 
@@ -151,7 +151,10 @@ class BrokeredPubSub:
         if not self._driver.has_topic(topic):
             self._followed.discard(topic)  # first: should it fail, the next subscriber asks again
             for consumer in self._selective:
-                await consumer.unfollow(topic)
+                try:
+                    await consumer.unfollow(topic)
+                except Exception:  # the client has left all the same, and what is heard in vain is delivered to nobody
+                    logger.exception("broker consumer %s could not leave topic %s", name_of(consumer), topic)
 
     @asynccontextmanager
     async def _turn(self, topic: str) -> AsyncGenerator[None]:

@@ -21,7 +21,7 @@ from trio_wskit._core.publishing import PublishEnvelope
 from trio_wskit.abc import BrokerConsumer, Deliver
 from trio_wskit.errors import ConfigError, PubSubError
 
-__all__ = ["ConsumerHealth", "ConsumerState", "RestartPolicy", "Supervisor"]
+__all__ = ["ConsumerHealth", "ConsumerState", "RestartPolicy", "Supervisor", "name_of"]
 
 logger = logging.getLogger("trio_wskit")
 
@@ -93,6 +93,11 @@ class ConsumerHealth:
     error: Exception | None
 
 
+def name_of(consumer: BrokerConsumer) -> str:
+    """What logs call it: its ``name``, or that of its class."""
+    return str(getattr(consumer, "name", None) or type(consumer).__name__)
+
+
 @final
 class _Attempt:
     """What one run of the consumer is given. It is a `trio.TaskStatus`."""
@@ -139,7 +144,7 @@ class Supervisor:
         self._changed = changed
         self._missed = missed
         self._randomness = randomness
-        self.name: Final = str(getattr(consumer, "name", None) or type(consumer).__name__)
+        self.name: Final = name_of(consumer)
         self.state: ConsumerState = "stopped"
         self.epoch = 0
         self.failures = 0
