@@ -72,7 +72,7 @@ class ClientMachine(RuleBasedStateMachine):
                     wait=False,
                     auth=TokenAuth(self.token),
                     queue=QueueOptions(policy=queue, max_messages=4, max_age=60),
-                    reconnect=Reconnect(max_attempts=8),
+                    reconnect=Reconnect(max_attempts=20),
                     limits=Limits(ping_interval=20, outbox_messages=2, call_timeout=CALL_TIMEOUT),
                     max_pending=5,
                 ) as (self.client, _):
@@ -151,8 +151,12 @@ class ClientMachine(RuleBasedStateMachine):
             await job()
 
     @precondition(lambda self: not self.closed)
-    @rule(patience=st.sampled_from([0.5, 5.0, 1000.0]))
-    def request(self, patience: float) -> None:
+    @rule(patience=st.sampled_from([0.5, 5.0, 1000.0, 1000.0]), times=st.integers(1, 3))
+    def request(self, patience: float, times: int) -> None:
+        for _ in range(times):
+            self.ask(patience)
+
+    def ask(self, patience: float) -> None:
         asked = Asked(len(self.asked), self.run.clock.current_time())
         name = f"r{asked.number}"
         self.asked[name] = asked
@@ -183,12 +187,12 @@ class ClientMachine(RuleBasedStateMachine):
         self.do(cancel)
 
     @precondition(lambda self: not self.closed)
-    @rule(sure=st.integers(0, 5))
+    @rule(sure=st.integers(0, 9))
     def close(self, sure: int) -> None:
         async def close() -> None:
             self.nursery.start_soon(self.client.close, 4000, "enough")
 
-        if sure == 5:
+        if sure == 9:
             self.closed = True
             self.do(close)
 
@@ -257,9 +261,12 @@ class ClientMachine(RuleBasedStateMachine):
         | st.sampled_from([500, 429, None, KeyError("secret")])
         | st.sampled_from([1013, 4401, 401, 403, 503]),
         much=st.booleans(),
+        sure=st.integers(0, 5),
     )
-    def fail(self, kind: Any, much: bool) -> None:
+    def fail(self, kind: Any, much: bool, sure: int) -> None:
         """What a network and a server can do; a number is a close code, or the status of the next handshake."""
+        if kind in (401, 403, 4401) and sure < 5:
+            kind = "cut"  # what ends the client ends the test, too
         self.faults += 1
         server = self.server
         if isinstance(kind, Exception):
@@ -277,7 +284,7 @@ class ClientMachine(RuleBasedStateMachine):
         else:
             self.on_link(lambda: methodcaller(kind)(server.peer))
 
-    @rule(seconds=st.sampled_from([0.05, 1.0, 6.0, 31.0]))
+    @rule(seconds=st.sampled_from([0.05, 0.05, 1.0, 1.0, 6.0, 31.0]))
     def wait(self, seconds: float) -> None:
         self.run.sleep(seconds)
         self.hear()
