@@ -96,12 +96,12 @@ def _binary(pattern: str) -> Path | None:
     return next((one for one in PEERS.glob(pattern) if one.stat().st_size > 1_000_000), None)
 
 
-def _command(runtime: str) -> Sequence[str | Path]:
+def _command(runtime: str, script: str, arguments: Sequence[str]) -> Sequence[str | Path]:
     require_peer("@ws-kit/zod")
     if runtime == "bun":
         program = _binary("node_modules/@oven/bun-*/bin/bun*")
         require(program, "npm has no bun for this platform")
-        return [program or "", "wskit_bun.mjs"]
+        return [program or "", script, *arguments]
     program = _binary("node_modules/@deno/*/deno*")
     require(program, "npm has no deno for this platform")
     allowed = ["--no-prompt", "--allow-net=127.0.0.1", "--allow-read", "--allow-env", "--node-modules-dir=manual"]
@@ -109,9 +109,9 @@ def _command(runtime: str) -> Sequence[str | Path]:
 
 
 @asynccontextmanager
-async def serve_wskit(runtime: str) -> AsyncGenerator[str]:
-    """Run the router of tests/peers/wskit_router.mjs, and give its URL."""
-    command = _command(runtime)
+async def serve_wskit(runtime: str, script: str = "wskit_bun.mjs", *arguments: str) -> AsyncGenerator[str]:
+    """Run a script of tests/peers, by default the router of wskit_router.mjs, and give its URL."""
+    command = _command(runtime, script, arguments)
     process = await trio.lowlevel.open_process(command, cwd=PEERS, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
     assert process.stderr is not None
