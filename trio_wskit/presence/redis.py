@@ -1,0 +1,197 @@
+"""Presence that many processes share, on Redis 7 or Valkey: one script for each beat, by the server's time."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from importlib.resources import files
+from typing import Any, Final, TypeAlias, cast, final
+
+import trio
+
+try:
+    from coredis import Redis, RedisCluster
+    from coredis.exceptions import NoScriptError
+    from coredis.retry import NoRetryPolicy
+except ImportError as missing:
+    raise ImportError("RedisPresence needs coredis: pip install 'trio-wskit[redis]'") from missing
+
+from trio_wskit._core.json_text import loads
+from trio_wskit._core.presence import MAX_SWEPT, PresenceAnswer, PresenceBeat, PresenceSnapshot, TopicDiff
+from trio_wskit.errors import ConfigError, WsKitError
+
+__all__ = ["RedisClient", "RedisPresence", "open_redis_presence"]
+
+RedisClient: TypeAlias = "Redis[Any] | RedisCluster[Any]"
+
+_SCRIPT: Final = files("trio_wskit.presence").joinpath("presence.lua").read_text("utf-8")
+_SHA: Final = hashlib.sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()
+
+
+@final
+class RedisPresence:
+    """A `trio_wskit.abc.PresenceStore` on Redis; made by `open_redis_presence`, which says what it does."""
+
+    def __init__(self, client: RedisClient, *, owned: bool, name: str, max_wait: float) -> None:
+        self._client = client
+        self._owned = owned
+        self._prefix = f"{{{name}}}:"
+        self._keys = [self._prefix + key for key in ("nodes", "numbers", "version")]
+        self._max_wait = max_wait
+        self._swept: list[bytes] = []  # nodes, and what they held: reported, and not yet acknowledged
+
+    async def beat(self, beat: PresenceBeat) -> PresenceAnswer:
+        """See `trio_wskit.abc.PresenceStore.beat`. Waits for one call, `max_wait` at most.
+
+        What the answer reports of lapsed nodes is acknowledged by the next beat, before which it asks for one; so it
+        is reported by somebody else, should this process end meanwhile.
+
+        Raises:
+            WsKitError: UNAVAILABLE: the server has not answered.
+
+        Cancelled: it may have been carried out.
+        """
+        swept = self._swept
+        arguments: list[str | bytes] = [
+            beat.node,
+            str(beat.number),
+            "1" if beat.first else "0",
+            "1" if beat.doubtful else "0",
+            str(round(beat.ttl * 1000)),
+            str(beat.max_members),
+            str(MAX_SWEPT),
+            str(len(swept) // 2),
+            *swept,
+        ]
+        for topic, identity, state in beat.changes:
+            arguments += (topic, identity, b"" if state is None else state)
+        known, held, more, diffs, refused, now_swept = await self._call("beat", arguments)
+        self._swept = now_swept
+        return PresenceAnswer(
+            known=bool(known),
+            held=held,
+            more=bool(more or now_swept),
+            diffs=tuple(_diff(*diff) for diff in diffs),
+            refused=tuple((topic.decode(), identity.decode()) for topic, identity in _pairs(refused)),
+        )
+
+    async def retire(self, node: str, seconds: float) -> None:
+        """See `trio_wskit.abc.PresenceStore.retire`. Waits for one call; raises as `beat`."""
+        await self._call("retire", (node, str(round(seconds * 1000))))
+
+    async def members(self, topic: str) -> PresenceSnapshot:
+        """See `trio_wskit.abc.PresenceStore.members`. Waits for one call; raises as `beat`."""
+        lapsed, flat = await self._call("members", (topic,))
+        if isinstance(flat, dict):  # RESP3
+            flat = [part for pair in cast("dict[bytes, bytes]", flat).items() for part in pair]
+        gone = {node.decode() for node in lapsed}
+        version = 0
+        members: dict[str, bytes] = {}
+        for number, (identity, text) in enumerate(_pairs(flat)):
+            if not identity:
+                version = int(text)
+                continue
+            told: dict[str, tuple[int, str]] = loads(text)
+            alive = [one for node, one in told.items() if node not in gone]
+            if alive:
+                members[identity.decode()] = max(alive)[1].encode()
+            if number % 500 == 499:
+                await trio.lowlevel.checkpoint()
+        return PresenceSnapshot(version, members)
+
+    async def count(self, topic: str) -> int:
+        """See `trio_wskit.abc.PresenceStore.count`. Waits for one call, or two; raises as `beat`."""
+        count: int = await self._call("count", (topic,))
+        return count if count >= 0 else len((await self.members(topic)).members)
+
+    async def _call(self, command: str, arguments: Sequence[str | bytes]) -> Any:
+        words = [command, self._prefix, *arguments]
+        failure: Exception | None = None
+        with trio.move_on_after(self._max_wait) as patience:
+            try:
+                try:
+                    return await self._client.evalsha(_SHA, self._keys, words)
+                except NoScriptError:
+                    # A server that was restarted, or another node. It has not run; this runs it, and makes it known.
+                    return await self._client.eval(_SCRIPT, self._keys, words)
+            except Exception as error:  # coredis lets some of anyio's through, and groups of them
+                failure = error
+        if patience.cancelled_caught and self._owned:
+            self._client.connection_pool.disconnect()  # no later call stands in line behind this one
+        raise WsKitError("UNAVAILABLE", "The presence store is unavailable") from failure
+
+
+def _pairs(flat: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    return cast("Iterator[tuple[bytes, bytes]]", zip(flat[::2], flat[1::2], strict=True))
+
+
+def _diff(
+    topic: bytes, previous: int, version: int, count: int, joins: Sequence[bytes], leaves: Sequence[bytes]
+) -> TopicDiff:
+    return TopicDiff(
+        topic.decode(),
+        previous,
+        version,
+        count,
+        tuple((identity.decode(), state) for identity, state in _pairs(joins)),
+        tuple(identity.decode() for identity in leaves),
+    )
+
+
+def _leaves(error: BaseException) -> Iterator[int]:
+    if isinstance(error, BaseExceptionGroup):
+        for one in cast("BaseExceptionGroup[BaseException]", error).exceptions:
+            yield from _leaves(one)
+    else:
+        yield id(error)
+
+
+@asynccontextmanager
+async def open_redis_presence(
+    target: str | RedisClient, *, name: str = "wskit-presence", max_wait: float = 1.0
+) -> AsyncGenerator[RedisPresence]:
+    """A presence store that all processes share which name the same server and name.
+
+    Each call is one script on the server, by its time, with at most 1,000 changes. All keys are in one slot of a
+    cluster. The server must not evict keys (``maxmemory-policy noeviction``). When all processes have died, what they
+    told stays until the next one comes, which sweeps it away.
+
+    It does not need the server to be there when it is opened. A server that loses its memory is told everything again.
+
+    Args:
+        target: the server's URL, such as ``redis://localhost:6379/0``; or a `coredis.Redis` or `coredis.RedisCluster`
+            that is open (entered in a parent task) and was made with ``retry_policy=coredis.retry.NoRetryPolicy()``.
+        name: what all keys begin with.
+        max_wait: seconds that one call may take, above 0.
+
+    Raises:
+        ConfigError: an option is out of its bounds, or the client would ask again by itself.
+    """
+    if not max_wait > 0:
+        raise ConfigError(f"open_redis_presence(max_wait=…) takes seconds above 0, not {max_wait!r}")
+    if not name or "{" in name or "}" in name:
+        raise ConfigError(f"open_redis_presence(name=…) takes a text without braces, not {name!r}")
+    if not isinstance(target, str):
+        if not isinstance(target.retry_policy, NoRetryPolicy):
+            raise ConfigError(
+                "A Redis client for presence must not try again by itself, or a beat may come twice: "
+                "make it with retry_policy=coredis.retry.NoRetryPolicy()"
+            )
+        yield RedisPresence(target, owned=False, name=name, max_wait=max_wait)
+        return
+    client = Redis.from_url(target, retry_policy=NoRetryPolicy(), connect_timeout=max_wait, max_connections=2)
+    raised: BaseException | None = None
+    try:
+        async with client:
+            try:
+                yield RedisPresence(client, owned=True, name=name, max_wait=max_wait)
+            except BaseException as error:
+                raised = error
+                raise
+    except BaseExceptionGroup as group:
+        # The client's nursery is a detail of this room: what the block raised leaves it as it was raised.
+        if raised is None or not set(_leaves(group)) <= set(_leaves(raised)):
+            raise
+    if raised is not None:
+        raise raised
