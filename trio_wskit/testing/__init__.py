@@ -10,6 +10,8 @@ from trio_wskit.testing.limiter import check_rate_limiter as check_rate_limiter
 from trio_wskit.testing.limiter_history import RateLimiterHistory as RateLimiterHistory
 from trio_wskit.testing.limiter_model import ManualClock as ManualClock
 from trio_wskit.testing.limiter_model import ModelRateLimiter as ModelRateLimiter
+from trio_wskit.testing.presence import PresenceStoreFactory as PresenceStoreFactory
+from trio_wskit.testing.presence import check_presence as check_presence
 from trio_wskit.testing.pubsub import PubSubDriverFactory as PubSubDriverFactory
 from trio_wskit.testing.pubsub import check_pubsub_driver as check_pubsub_driver
 from trio_wskit.testing.transports import LinkFactory as LinkFactory
