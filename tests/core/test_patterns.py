@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trio_wskit._core.patterns import MAX_SEGMENTS, SubscriptionIndex, TopicPattern, pattern_fault
+from trio_wskit._core.patterns import MAX_SEGMENTS, SubscriptionIndex, TopicPattern, pattern_fault, pattern_matches
 
 NAMES = ["a", "b", "a:a", "a:b", "b:a", "a:a:b", "a:b:a", "", "a:"]
 PATTERNS = ["*", "**", "a:*", "a:**", "*:a", "*:*", "*:**", "a:*:*", "*:*:a", "a:*:**", ":**", "*:", "b:**"]
@@ -140,3 +140,9 @@ def test_patterns_that_do_not_match_cost_nothing(others: int) -> None:
     _Counted.asked = 0
     assert list(index.subscribers("room:1:typing")) == ["c"]
     assert _Counted.asked == 6  # two at each of three nodes
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("name", NAMES)
+def test_one_pattern_by_itself_matches_as_in_the_index(pattern: str, name: str) -> None:
+    assert pattern_matches(pattern, name) == matches(pattern, name)

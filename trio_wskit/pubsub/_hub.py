@@ -103,6 +103,7 @@ class Hub:
         self._terms = TermsBook() if terms is None else terms  # an empty one is false
         self._wall_clock = wall_clock
         self._positions = Positions()
+        self._counts_positions = False
         self._turns = _Turns()
         self._publishing = 0
         self._until_pass = _PUBLISHES_PER_PASS
@@ -123,8 +124,6 @@ class Hub:
         """Deliver to this client no more."""
         self._subscribers.pop(client_id, None)
         self._outboxes.pop(client_id, None)
-        if not self._terms.gaps:
-            self._positions.clear()
 
     def has(self, client_id: str) -> bool:
         """True between `join` and `leave`."""
@@ -295,8 +294,13 @@ class Hub:
 
     def _frame(self, topic: str, message: bytes, offset: int | None) -> Published:
         terms = self._terms
-        if offset is None and terms.gaps:
-            offset = self._positions.next(topic)
+        if terms.gaps:
+            self._counts_positions = True
+            if offset is None:
+                offset = self._positions.next(topic)
+        elif self._counts_positions:
+            self._counts_positions = False
+            self._positions.clear()
         return Published(text_frame(message), topic, offset, careful=self._may_conflate or terms.conflating > 0)
 
     def _offer(self, client_ids: Iterable[str], frame: Published, exclude: str | None) -> tuple[int, list[str]]:
