@@ -397,6 +397,19 @@ async def test_ready_means_that_all_hear(autojump_clock: MockClock) -> None:
         house.logged()
 
 
+async def test_the_epoch_rises_with_that_of_any_consumer(autojump_clock: MockClock) -> None:
+    pubsub = broker_of(Scripted(hears), Scripted(returns, returns, hears), settled_after=1)
+    async with open_house(pubsub=pubsub) as house:
+        epochs = [pubsub.epoch]
+        await trio.sleep(0.5)
+        for _ in range(2):
+            await trio.sleep(2)
+            epochs.append(pubsub.epoch)
+        assert epochs == [2, 3, 4]
+        assert [one.epoch for one in pubsub.health] == [1, 3]
+        house.logged()
+
+
 async def test_an_app_without_a_broker_is_ready_when_it_is_open(autojump_clock: MockClock) -> None:
     async with open_house() as house:
         await house.app.wait_ready()

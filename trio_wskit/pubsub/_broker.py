@@ -167,12 +167,11 @@ class BrokeredPubSub:
                 await mine.wait()
             yield
         finally:
-            was_first = queue[0] is mine
             queue.remove(mine)
-            if not queue:
+            if queue:
+                queue[0].set()  # who is at it already does not mind
+            else:
                 del self._turns[topic]
-            elif was_first:
-                queue[0].set()
 
     def local_subscribers(self, topic: str) -> Collection[str]:
         """As the driver."""
@@ -195,7 +194,7 @@ class BrokeredPubSub:
     @property
     def ready(self) -> bool:
         """True while every consumer hears."""
-        return self._is_running and all(one.state == "hearing" for one in self._supervisors)
+        return all(one.state == "hearing" for one in self._supervisors)
 
     @property
     def health(self) -> tuple[ConsumerHealth, ...]:
