@@ -9,12 +9,11 @@ link ends the run, and with it all links: whoever supervises it then begins a ne
 from __future__ import annotations
 
 import logging
-import math
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from itertools import islice
-from typing import Any, Final, Literal, NamedTuple, final
+from functools import partial
+from typing import Final, Literal, TypeAlias, final
 
 import attrs
 import trio
@@ -23,30 +22,15 @@ from trio_wskit._core.publishing import PublishEnvelope
 from trio_wskit._core.redis_envelope import BadEnvelope, Fault, decode_envelope, slot_of
 from trio_wskit.abc import Deliver
 from trio_wskit.errors import PubSubError
-from trio_wskit.pubsub._redis_link import Address, Command, Link, Refused, Servers, lost
+from trio_wskit.pubsub._redis_ear import Ear, Name
+from trio_wskit.pubsub._redis_link import Address, Servers, Slots, lost
 
-__all__ = ["Ingress", "IngressCounts", "IngressLimits", "Name"]
+__all__ = ["Ingress", "IngressCounts", "IngressLimits"]
 
 logger = logging.getLogger("trio_wskit")
 
-Kind = Literal["SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE"]
-
-_ON: Final[dict[Kind, bytes]] = {"SUBSCRIBE": b"SUBSCRIBE", "PSUBSCRIBE": b"PSUBSCRIBE", "SSUBSCRIBE": b"SSUBSCRIBE"}
-_OFF: Final[dict[Kind, bytes]] = {
-    "SUBSCRIBE": b"UNSUBSCRIBE",
-    "PSUBSCRIBE": b"PUNSUBSCRIBE",
-    "SSUBSCRIBE": b"SUNSUBSCRIBE",
-}
-_BATCH: Final = 500  # names in one go: the server does nothing else meanwhile
 _PASS: Final = 64  # envelopes after which others run, where none of them made us wait
 _MAX_DEPTH: Final = 200
-
-
-class Name(NamedTuple):
-    """What the server is asked for: a channel, a pattern, or a channel of a shard."""
-
-    kind: Kind
-    name: str
 
 
 @final
@@ -87,6 +71,10 @@ class IngressCounts:
     overflows: int = 0
 
 
+Guard: TypeAlias = Callable[[Callable[[], Awaitable[None]]], Awaitable[None]]
+"""Runs a task whose failure ends the run."""
+
+
 @final
 class _Wait:
     """Somebody waits for a name to be heard."""
@@ -96,117 +84,6 @@ class _Wait:
     def __init__(self) -> None:
         self.done = trio.Event()
         self.error: Exception | None = None
-
-
-@final
-class _Ear:
-    """One link, and what the server at its end is subscribed to."""
-
-    def __init__(self, link: Link, ingress: Ingress, *, by_slot: bool) -> None:
-        self.link = link
-        self.heard: set[Name] = set()
-        self.changed: dict[Name, None] = {}
-        self.wake = trio.Event()
-        self._ingress = ingress
-        self._by_slot = by_slot
-        self._leaving: dict[bytes, int] = {}
-        self.silent_since = math.inf  # the server was asked then, and has not answered yet
-
-    def touch(self, name: Name) -> None:
-        """Look at this name again: it is wanted, or no more."""
-        self.changed[name] = None
-        self.wake.set()
-
-    async def settle(self) -> None:
-        """Make the server's subscriptions what is wanted.
-
-        Raises:
-            PubSubError: the link is lost, or the server refused a name for which nobody waits.
-        """
-        while self.changed:
-            batch = list(islice(self.changed, _BATCH))
-            for name in batch:
-                del self.changed[name]
-            wanted = self._ingress.wanted
-            on = [name for name in batch if name in wanted and name not in self.heard]
-            off = [name for name in batch if name not in wanted and name in self.heard]
-            self.heard.difference_update(off)
-            for name in off:
-                if name.kind == "SSUBSCRIBE":
-                    channel = name.name.encode()
-                    self._leaving[channel] = self._leaving.get(channel, 0) + 1
-            commands = [*self._commands(_OFF, off), *self._commands(_ON, on)]
-            if not commands:
-                continue
-            errors = await self._fence(commands)
-            if not errors:
-                self._is_heard(on)
-                continue
-            for name in on:  # which of them is it?
-                errors = await self._fence(self._commands(_ON, [name]))
-                if errors and errors[0].moved:
-                    raise lost("a slot of the cluster has moved to another node") from errors[0]
-                if errors:
-                    self._ingress.refused(name, errors[0])
-                else:
-                    self._is_heard([name])
-
-    async def _fence(self, commands: Sequence[Command]) -> list[Refused]:
-        self.silent_since = trio.current_time()
-        errors = await self.link.fence(commands, self._ingress.limits.check_every)
-        self.silent_since = math.inf
-        self._ingress.pause()  # while an answer waited, `read` could not tell
-        return errors
-
-    def _is_heard(self, names: Iterable[Name]) -> None:
-        for name in names:
-            self.heard.add(name)
-            self._ingress.is_heard(name)
-
-    def _commands(self, by_kind: dict[Kind, bytes], names: Iterable[Name]) -> list[Command]:
-        """One command for each kind; in a cluster one for each slot, for there no command reaches over two."""
-        groups: dict[tuple[Kind, int], list[str]] = {}
-        for kind, name in names:
-            groups.setdefault((kind, slot_of(name) if self._by_slot else 0), []).append(name)
-        return [(by_kind[kind], tuple(group)) for (kind, _), group in groups.items()]
-
-    async def tend(self) -> None:
-        """Settle whenever something has changed, and ping when nothing does, until the link is lost.
-
-        Raises:
-            PubSubError: the link is lost, or the server does not answer in time.
-        """
-        every = self._ingress.limits.check_every
-        while True:
-            if not self.changed:
-                self.wake = trio.Event()
-                with trio.move_on_after(every) as idle:
-                    await self.wake.wait()
-                if idle.cancelled_caught:
-                    await self._fence(())
-            await self.settle()
-
-    async def read(self) -> None:
-        """Take in what comes, until the link is lost.
-
-        Raises:
-            PubSubError: the link is lost, or was given up: more comes than can be delivered, or a slot has moved away.
-        """
-        await self.link.read(self._take, self._ingress.pause)
-
-    def _take(self, push: list[Any]) -> None:
-        kind: bytes = push[0]
-        if kind in (b"message", b"smessage"):
-            self._ingress.take(push[1], push[2])
-        elif kind == b"pmessage":
-            self._ingress.take(push[2], push[3])
-        elif kind == b"sunsubscribe":
-            channel: bytes = push[1]
-            left = self._leaving.pop(channel, 0)
-            if left > 1:
-                self._leaving[channel] = left - 1
-            elif not left:
-                raise lost("a slot of the cluster has moved to another node")
 
 
 @final
@@ -230,7 +107,7 @@ class Ingress:
         self.counts = IngressCounts()
         self.wanted: set[Name] = set()
         self._waits: dict[Name, list[_Wait]] = {}
-        self._ear_of: Callable[[Name], _Ear] | None = None
+        self._ear_of: Callable[[Name], Ear] | None = None
         self._down_since: float | None = None  # None: it has never run
         self._is_running = False
         self._waiting: deque[tuple[bytes, bytes]] = deque()
@@ -250,7 +127,14 @@ class Ingress:
         """
         await trio.lowlevel.checkpoint()
         self.wanted.add(name)
-        ear = None if self._ear_of is None else self._ear_of(name)
+        ear: Ear | None = None
+        if self._ear_of is not None:
+            try:
+                ear = self._ear_of(name)
+            except PubSubError:
+                if self.limits.remember:
+                    return
+                raise
         if ear is not None:
             silent_since = ear.silent_since
             if name in ear.heard:  # taken out before the server is told to stop, so it is still sent
@@ -383,7 +267,7 @@ class Ingress:
             self._down_since = trio.current_time()
         ended: list[Exception] = []
 
-        async def guard(work: Callable[[], Any]) -> None:
+        async def guard(work: Callable[[], Awaitable[None]]) -> None:
             try:
                 await work()
             except Exception as error:
@@ -408,32 +292,75 @@ class Ingress:
         if ended:
             raise ended[0]
 
-    async def _listen(self, nursery: trio.Nursery, guard: Callable[[Callable[[], Any]], Any]) -> None:
+    async def _listen(self, nursery: trio.Nursery, guard: Guard) -> None:
         """Open the links, and return when all that is wanted is heard."""
         link = await self._servers.connect(nursery)
         slots = await self._servers.slots(link) if self._is_sharded else None
-        ears: dict[Address | None, _Ear] = {}
+        ears: dict[Address | None, Ear]
         if slots is None:
-            ears[None] = _Ear(link, self, by_slot=False)
+            ears = {None: Ear(link, self, by_slot=False, patience=self.limits.check_every)}
         else:
             link.cut()
-            for address in dict.fromkeys(address for _, _, address in slots):
-                ears[address] = _Ear(await self._servers.connect(nursery, address), self, by_slot=True)
-
-        def ear_of(name: Name) -> _Ear:
-            if slots is None:
-                return ears[None]
-            slot = slot_of(name.name)
-            for lowest, highest, address in slots:
-                if lowest <= slot <= highest:
-                    return ears[address]
-            raise lost(f"no node of the cluster has slot {slot}")
-
+            ears = await self._open_shards(nursery, guard, slots)
         for ear in ears.values():
             nursery.start_soon(guard, ear.read)
+        self._ear_of = partial(_ear_of, ears, slots)
         for name in self.wanted:
-            ear_of(name).touch(name)
-        self._ear_of = ear_of
+            with suppress(PubSubError):  # its shard is not there: see `_watch`
+                self._ear_of(name).touch(name)
         for ear in ears.values():
             await ear.settle()
             nursery.start_soon(guard, ear.tend)
+
+    async def _open_shards(self, nursery: trio.Nursery, guard: Guard, slots: Slots) -> dict[Address | None, Ear]:
+        """Open a link to each node that has slots. One that is not there is waited for, and the others go on."""
+        ears: dict[Address | None, Ear] = {}
+        missing: dict[Address, PubSubError] = {}
+
+        async def open_shard(address: Address) -> None:
+            try:
+                link = await self._servers.connect(nursery, address)
+            except PubSubError as error:
+                missing[address] = error
+            else:
+                ears[address] = Ear(link, self, by_slot=True, patience=self.limits.check_every)
+
+        async with trio.open_nursery() as opening:
+            for address in dict.fromkeys(address for _, _, address in slots):
+                opening.start_soon(open_shard, address)
+        if not ears:
+            raise next(iter(missing.values()), lost("the cluster has no slots"))
+        if missing:
+            logger.warning("deaf to a part of the cluster: %s", "; ".join(str(error) for error in missing.values()))
+            nursery.start_soon(guard, partial(self._watch, slots, list(missing)))
+        return ears
+
+    async def _watch(self, slots: Slots, missing: Sequence[Address]) -> None:
+        """Wait until a node that was not there is there, or another one in its place.
+
+        Raises:
+            PubSubError: so it is. The run ends: what that shard has to say may have been missed.
+        """
+        is_back = False
+        while not is_back:
+            await trio.sleep(min(1.0, self.limits.check_every))
+            async with trio.open_nursery() as trying:
+                with suppress(PubSubError):
+                    link = await self._servers.connect(trying)
+                    is_back = await self._servers.slots(link) != slots
+                for address in missing:
+                    with suppress(PubSubError):
+                        await self._servers.connect(trying, address)
+                        is_back = True
+                trying.cancel_scope.cancel()
+        raise lost("a part of the cluster that was not there is back")
+
+
+def _ear_of(ears: dict[Address | None, Ear], slots: Slots | None, name: Name) -> Ear:
+    if slots is None:
+        return ears[None]
+    slot = slot_of(name.name)
+    for lowest, highest, address in slots:
+        if lowest <= slot <= highest and address in ears:
+            return ears[address]
+    raise lost("the part of the cluster that has this topic is not there")

@@ -15,8 +15,9 @@ from trio_wskit._core.publishing import PublishEnvelope, PublishResult
 from trio_wskit._core.redis_envelope import encode_envelope, escape_glob, glob_of
 from trio_wskit.abc import Deliver
 from trio_wskit.errors import ConfigError, PubSubError
+from trio_wskit.pubsub._redis_ear import Name
 from trio_wskit.pubsub._redis_egress import Egress
-from trio_wskit.pubsub._redis_ingress import Ingress, IngressCounts, IngressLimits, Name
+from trio_wskit.pubsub._redis_ingress import Ingress, IngressCounts, IngressLimits
 from trio_wskit.pubsub._redis_link import RedisSentinel, Servers
 
 __all__ = [
