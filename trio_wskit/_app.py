@@ -328,6 +328,8 @@ class App:
                 nursery.start_soon(flusher.run)
                 nursery.start_soon(heartbeat.run)
                 nursery.start_soon(leases.run)
+                if self._desk.histories is not None:
+                    nursery.start_soon(self._desk.histories.run)
                 try:
                     if self._presence is not None:
                         await nursery.start(self._presence.run, self._desk, self._publisher.publish, self._refuse)

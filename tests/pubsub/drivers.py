@@ -77,8 +77,8 @@ class SlowStore:
 
     Attributes:
         inner: what is kept.
-        before_append: seconds before a message is kept.
-        after_append: seconds until whoever appended it knows.
+        append_delays: for the next messages: seconds before each is kept, and until whoever appended it knows.
+        before_append: the same for all others.
         before_read: seconds before a reading.
         after_read: seconds until whoever reads knows.
         error: what is raised, if anything.
@@ -87,14 +87,14 @@ class SlowStore:
     def __init__(self) -> None:
         self.inner = MemoryHistory()
         self.before_append = 0.0
-        self.after_append = 0.0
+        self.append_delays: list[tuple[float, float]] = []
         self.before_read = 0.0
         self.after_read = 0.0
         self.error: Exception | None = None
 
     async def append(self, topic: str, message: bytes, keep: History) -> Position:
-        after = self.after_append
-        await trio.sleep(self.before_append)
+        before, after = self.append_delays.pop() if self.append_delays else (self.before_append, 0.0)
+        await trio.sleep(before)
         if self.error is not None:
             raise self.error
         position = self.inner.append_nowait(topic, message, keep)

@@ -450,7 +450,7 @@ async def test_a_store_that_waits_holds_back_what_is_new(autojump_clock: trio.te
             @nursery.start_soon
             async def resume() -> None:
                 assert await client.session.topics.subscribe(T, since=first) == Recovery(
-                    True, Position(first.epoch, 4), 3
+                    True, Position(first.epoch, 2), 1
                 )
 
             await trio.sleep(1)
@@ -460,25 +460,29 @@ async def test_a_store_that_waits_holds_back_what_is_new(autojump_clock: trio.te
         assert await offsets(client) == [2, 3, 4, 5]
 
 
-async def test_more_than_can_be_held_back_is_not_recovered(autojump_clock: trio.testing.MockClock) -> None:
+@pytest.mark.parametrize("count", [3, 4])
+async def test_more_than_can_be_held_back_is_not_recovered(count: int, autojump_clock: trio.testing.MockClock) -> None:
     store = SlowStore()
     limits = Limits(ping_interval=math.inf, outbox_messages=3)
     async with open_house(history=KEEP, history_store=store, limits=limits) as house:
         first = await say(house, "1")
-        client = await house.connect()
+        client, other = await house.connect(), await house.connect()
+        await other.session.topics.subscribe(T)
         store.after_read = 5
         async with trio.open_nursery() as nursery:
 
             @nursery.start_soon
             async def resume() -> None:
-                assert await client.session.topics.subscribe(T, since=first) == Recovery(
-                    False, Position(first.epoch, 6)
-                )
+                newest = Position(first.epoch, 1 + count)
+                recovery = await client.session.topics.subscribe(T, since=first)
+                assert recovery == (Recovery(True, newest, 3) if count == 3 else Recovery(False, newest))
 
             await trio.sleep(1)
-            await say(house, *"23456")
-        await say(house, "7")
-        assert await offsets(client) == [7]
+            for number in range(count):
+                await say(house, str(2 + number))
+        await say(house, "next")
+        assert await offsets(client) == ([2, 3, 4, 5] if count == 3 else [6])
+        assert len(await offsets(other)) == count + 1
 
 
 async def test_without_since_the_stream_begins_at_the_position_that_is_told(
@@ -614,25 +618,28 @@ async def test_a_store_that_fails_recovers_nothing_and_what_is_new_comes(
         ]
 
 
-async def test_another_epoch_that_begins_meanwhile_is_not_recovered(autojump_clock: trio.testing.MockClock) -> None:
+@pytest.mark.parametrize("others", [0, 1])
+async def test_another_epoch_that_begins_meanwhile_is_told(others: int, autojump_clock: trio.testing.MockClock) -> None:
     store = SlowStore()
     async with open_house(history=KEEP, history_store=store) as house:
         first = await say(house, "1")
         client = await house.connect()
+        for _ in range(others):
+            await (await house.connect()).session.topics.subscribe(T)
         store.after_read = 5
         async with trio.open_nursery() as nursery:
-            recoveries: list[Recovery] = []
-
-            @nursery.start_soon
-            async def resume() -> None:
-                recoveries.append(await client.session.topics.subscribe(T, since=first))
-
+            nursery.start_soon(partial(client.session.topics.subscribe, T, since=first))
             await trio.sleep(1)
             store.inner.clear()
             second = await say(house, "2")
-        assert recoveries == [Recovery(False, second)]
+            assert second.epoch != first.epoch
+        store.after_read = 0
         await say(house, "3")
-        assert await client.texts() == ["3"]
+        await trio.sleep(6)
+        notice, *heard = await client.heard()
+        assert notice["type"] == "$ws:position"
+        assert (notice["meta"]["epoch"], notice["meta"]["offset"]) == (second.epoch, 0)
+        assert [one["payload"]["text"] for one in heard] == ["2", "3"]
 
 
 async def test_publishes_that_wait_for_the_store_have_a_bound(autojump_clock: trio.testing.MockClock) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import inf
-from typing import Any, Final, final
+from typing import Any, Final, cast, final
 
 import attrs
 
@@ -26,6 +26,7 @@ __all__ = [
     "check_last",
     "check_since",
     "position_notice",
+    "position_of",
     "stamp",
 ]
 
@@ -197,6 +198,14 @@ def check_last(last: object) -> int:
     if not isinstance(last, int) or isinstance(last, bool) or last < 1:
         raise WsKitError("INVALID_ARGUMENT", f"last takes a whole number above 0, not {last!r}")
     return last
+
+
+def position_of(epoch: object, offset: object) -> Position | None:
+    """The position that these two are, if they are one."""
+    try:
+        return Position(cast("Any", epoch), cast("Any", offset))
+    except InvalidPosition:
+        return None
 
 
 def stamp(message: bytes, position: Position) -> bytes:

@@ -15,19 +15,11 @@ from collections.abc import Callable
 from typing import Any, Final, cast, final
 
 from trio_wskit._core.envelope import Envelope
-from trio_wskit._core.history import GAP, POSITION, Position
+from trio_wskit._core.history import GAP, POSITION, Position, position_of
 
-__all__ = ["Gate", "Track", "position_of"]
+__all__ = ["Gate", "Track"]
 
 _KEPT: Final = 4096  # messages of one topic that may wait for its answer, and of all that nobody knows
-
-
-def position_of(epoch: object, offset: object) -> Position | None:
-    """The position that these two are, if they are one."""
-    try:
-        return Position(cast("Any", epoch), cast("Any", offset))
-    except ValueError:
-        return None
 
 
 @final

@@ -17,12 +17,12 @@ from typing import Any, Literal, Protocol, final
 import attrs
 import trio
 
-from trio_wskit._core.history import Position
+from trio_wskit._core.history import Position, position_of
 from trio_wskit._core.subscribing import Subscribe as Subscribe
 from trio_wskit._core.subscribing import Subscribed as Subscribed
 from trio_wskit._core.subscribing import Unsubscribe as Unsubscribe
 from trio_wskit._core.subscribing import Unsubscribed as Unsubscribed
-from trio_wskit.client._gate import Gate, Track, position_of
+from trio_wskit.client._gate import Gate, Track
 from trio_wskit.client._streams import again
 from trio_wskit.errors import ConnectionClosed
 

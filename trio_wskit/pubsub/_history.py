@@ -13,7 +13,7 @@ Rules
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, final
 
@@ -30,6 +30,7 @@ from trio_wskit._core.history import (
     Replay,
     check_since,
     position_notice,
+    position_of,
     stamp,
 )
 from trio_wskit._core.publishing import PublishEnvelope, PublishResult, Written, message_of
@@ -38,6 +39,7 @@ from trio_wskit._outbox import Frame
 from trio_wskit.abc import HistoryStore, ImmediateHistoryStore
 from trio_wskit.errors import PubSubError
 from trio_wskit.pubsub._fanout import FanOut, Quorum
+from trio_wskit.pubsub._feeds import Arrival, Feeds
 from trio_wskit.pubsub._hub import Hub
 
 if TYPE_CHECKING:
@@ -50,6 +52,7 @@ Snapshot: TypeAlias = "Callable[[Session, str], Awaitable[tuple[object, Position
 
 logger = logging.getLogger("trio_wskit")
 
+_NOBODY: Final[Mapping[str, Any]] = {}
 POSITION_META: Final = ("epoch", "offset")
 """Keys that only a history may set."""
 
@@ -65,10 +68,11 @@ class _Held(NamedTuple):
 class _Hold:
     """What was published to a topic while one client's subscription is under way."""
 
-    __slots__ = ("items", "limit", "newest", "overflowed")
+    __slots__ = ("items", "limit", "newest", "overflowed", "was_live")
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, *, was_live: bool) -> None:
         self.limit = limit
+        self.was_live = was_live  # the client would get them all the same
         self.items: list[_Held] = []
         self.newest: Position | None = None
         self.overflowed = False
@@ -117,6 +121,7 @@ class Histories:
         self._client_of = client_of
         self._publishing = 0
         self._holds: dict[str, dict[str, _Hold]] = {}
+        self._feeds = None if self._immediate is not None else Feeds(self)
         self._turn = trio.Lock()
 
     def of(self, topic: str) -> History | None:
@@ -142,44 +147,80 @@ class Histories:
         if self._publishing >= self._max_publishing:
             return PublishResult.failure("BACKPRESSURE", None, {"limit": self._max_publishing})
         self._publishing += 1
+        fan: FanOut | None = None
         try:
-            if self._immediate is not None:
-                position, fan = self._keep_here(self._immediate, envelope, message, keep, quorum)
-            else:
-                position = await self._store.append(envelope.topic, message, keep)
-                message = stamp(message, position)
-                meta = {**envelope.meta, "epoch": position.epoch, "offset": position.offset}
-                written = Written(message, envelope.type, meta)
-                envelope = attrs.evolve(envelope, meta=meta, payload=written)
-                fan = self._fan_out(envelope, message, position, quorum)
-        except Exception as cause:
-            logger.warning("the history of %s failed: %s", envelope.topic, type(cause).__name__)
-            return PublishResult.failure("ADAPTER_ERROR", cause)
-        else:
+            try:
+                if self._immediate is not None:
+                    position, fan = self._keep_here(self._immediate, envelope, message, keep, quorum)
+                else:
+                    position, envelope, fan = await self._keep_there(envelope, message, keep, quorum)
+            except Exception as cause:
+                logger.warning("the history of %s failed: %s", envelope.topic, type(cause).__name__)
+                return PublishResult.failure("ADAPTER_ERROR", cause)
             try:
                 result = await self._hub.send(envelope)
-                if fan.must_wait:
+                if fan is not None and fan.must_wait:
                     await fan.wait()
             finally:
-                fan.end()
+                if fan is not None:
+                    fan.end()
         finally:
             self._publishing -= 1
-        return attrs.evolve(fan.result(result), position=position)
+        return attrs.evolve(result if fan is None else fan.result(result), position=position)
 
     async def arrived(self, envelope: PublishEnvelope, meta: dict[str, Any], keep: History) -> None:
         """Another process has published it. Waits for nobody but subscribers whose policy is to be waited for.
 
         A store within this process keeps what comes from others, too: its numbers are its own.
         """
+        fan: FanOut | None
         if self._immediate is not None:
             for key in POSITION_META:
                 meta.pop(key, None)
             message = message_of(envelope.type, meta, envelope.payload)
-            _, fan = self._keep_here(self._immediate, envelope, message, keep)
-            if fan.must_wait:
-                await fan.wait()
+            _, fan = self._keep_here(self._immediate, envelope, message, keep, None)
         else:
-            await self._hub.spread(envelope, message_of(envelope.type, meta, envelope.payload))
+            message = message_of(envelope.type, meta, envelope.payload)
+            position = position_of(meta.get("epoch"), meta.get("offset"))
+            if position is None:  # who published it has another idea of which topics keep a history
+                await self._hub.spread(envelope, message)
+                return
+            fan = self._arrived(Arrival(position, envelope, message, None))
+        if fan is not None:
+            try:
+                if fan.must_wait:
+                    await fan.wait()
+            finally:
+                fan.end()
+
+    def doubt(self) -> None:
+        """Messages of other processes may have been lost on their way here: look what the store has."""
+        if self._feeds is not None:
+            self._feeds.doubt()
+
+    async def run(self) -> None:
+        """Find what is missing, until cancelled."""
+        if self._feeds is not None:
+            await self._feeds.run()
+
+    async def _keep_there(
+        self, envelope: PublishEnvelope, message: bytes, keep: History, quorum: Quorum | None
+    ) -> tuple[Position, PublishEnvelope, FanOut | None]:
+        assert self._feeds is not None
+        topic = envelope.topic
+        try:
+            position = await self._store.append(topic, message, keep)
+        except BaseException:  # it may be there all the same, and shall not be missing here
+            self._feeds.doubt(topic)
+            raise
+        message = stamp(message, position)
+        meta = {**envelope.meta, "epoch": position.epoch, "offset": position.offset}
+        envelope = attrs.evolve(envelope, meta=meta, payload=Written(message, envelope.type, meta))
+        return position, envelope, self._arrived(Arrival(position, envelope, message, quorum))
+
+    def _arrived(self, arrival: Arrival) -> FanOut | None:
+        assert self._feeds is not None
+        return self._feeds.arrived(arrival)
 
     def _keep_here(
         self,
@@ -187,22 +228,25 @@ class Histories:
         envelope: PublishEnvelope,
         message: bytes,
         keep: History,
-        quorum: Quorum | None = None,
+        quorum: Quorum | None,
     ) -> tuple[Position, FanOut]:
         position = store.append_nowait(envelope.topic, message, keep)
-        return position, self._fan_out(envelope, stamp(message, position), position, quorum)
+        return position, self.fan_out(Arrival(position, envelope, stamp(message, position), quorum), ())
 
-    def _fan_out(self, envelope: PublishEnvelope, message: bytes, position: Position, quorum: Quorum | None) -> FanOut:
+    def fan_out(self, arrival: Arrival, skip: Collection[str]) -> FanOut:
+        """See `Outlet`."""
+        position, envelope, message, quorum = arrival
         topic, exclude, hub = envelope.topic, envelope.exclude, self._hub
-        held = self._holds.get(topic)
+        held = self._holds.get(topic, _NOBODY)
         recipients = None
+        if held or skip:
+            recipients = [who for who in hub.driver.local_subscribers(topic) if who not in held and who not in skip]
         if held:
-            recipients = [who for who in hub.driver.local_subscribers(topic) if who not in held]
             item = _Held(position, Frame(text_frame(message), topic, position.offset), envelope, message)
             for client_id, hold in held.items():
                 if client_id != exclude:
                     hold.add(item)
-        if exclude is not None and hub.has(exclude):
+        if exclude is not None and exclude not in skip and hub.has(exclude):
             self._tell_position(exclude, topic, position)
         return hub.deliver(envelope, message, offset=position.offset, recipients=recipients, quorum=quorum)
 
@@ -216,7 +260,40 @@ class Histories:
         elif self.is_live(client_id, topic):
             self._hub.outbox_of(client_id).offer(frame)
 
+    def tell_all(self, topic: str, position: Position, skip: Collection[str]) -> None:
+        """See `Outlet`."""
+        for client_id in {*self._hub.driver.local_subscribers(topic), *self._holds.get(topic, _NOBODY)}:
+            if client_id not in skip and self._hub.has(client_id):
+                self._tell_position(client_id, topic, position)
+
+    def is_wanted(self, topic: str) -> bool:
+        """See `Outlet`."""
+        return len(self._hub.driver.local_subscribers(topic)) > 0 or topic in self._holds
+
+    def is_held(self, topic: str) -> bool:
+        """See `Outlet`."""
+        held = self._holds.get(topic)
+        if not held or any(hold.was_live for hold in held.values()):
+            return False
+        return all(client_id in held for client_id in self._hub.driver.local_subscribers(topic))
+
+    async def read_after(self, topic: str, since: Position | None) -> Replay:
+        """See `Outlet`."""
+        keep = self.of(topic)
+        assert keep is not None
+        return await self._store.read(topic, keep, since, self._limit, self._limit)
+
     # Subscribing.
+
+    def joined(self, client_id: str, topic: str, position: Position | None) -> None:
+        """A client has got all up to this position; None where nobody knows."""
+        if self._feeds is None:
+            return
+        if position is None:
+            self._feeds.begin(topic)
+        else:
+            others = {*self._hub.driver.local_subscribers(topic), *self._holds.get(topic, _NOBODY)} - {client_id}
+            self._feeds.joined(topic, client_id, position, alone=not others)
 
     def catching(
         self, client_id: str, topic: str, keep: History, since: Position | None, last: int, snapshot: Snapshot | None
@@ -230,7 +307,7 @@ class Histories:
 
     def hold(self, client_id: str, topic: str) -> _Hold:
         """From now on keep the topic's messages from this client's outbox."""
-        hold = _Hold(self._limit)
+        hold = _Hold(self._limit, was_live=self.is_live(client_id, topic))
         self._holds.setdefault(topic, {})[client_id] = hold
         return hold
 
@@ -295,15 +372,14 @@ class Catching:
 
     __slots__ = (
         "_client_id",
-        "_decided",
         "_histories",
         "_hold",
         "_keep",
         "_last",
+        "_reached",
         "_since",
         "_snapshot",
         "_topic",
-        "_was_live",
     )
 
     def __init__(
@@ -323,11 +399,9 @@ class Catching:
         self._since = since
         self._last = last
         self._snapshot = snapshot
-        self._decided = False
-        self._was_live = False
+        self._reached: Position | None = None  # once it is decided
 
     def __enter__(self) -> Catching:
-        self._was_live = self._histories.is_live(self._client_id, self._topic)
         self._hold = self._histories.hold(self._client_id, self._topic)
         return self
 
@@ -335,8 +409,9 @@ class Catching:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._histories.let_go(self._client_id, self._topic)
-        if not self._decided:
+        if self._reached is None:
             self._histories.deliver_late(self._client_id, self._topic, self._hold)
+        self._histories.joined(self._client_id, self._topic, self._reached)
 
     async def recover(self) -> Recovery:
         """Find out what the client gets, and give it.
@@ -356,34 +431,32 @@ class Catching:
         return await self._histories.read(self._topic, self._keep, since, self._last, decide)
 
     def _decide(self, replay: Replay, first: Frame | None, since: Position | None) -> Recovery:
+        recovery, self._reached = self._choose(replay, first, since)
+        return recovery
+
+    def _choose(self, replay: Replay, first: Frame | None, since: Position | None) -> tuple[Recovery, Position]:
+        """What comes of it, and up to where the client has then got all that it will ever get."""
         hold, put = self._hold, self._histories.put
         position, entries = replay.position, replay.entries
         newest = hold.newest or position
-        if newest.epoch == position.epoch:  # else another epoch has begun since the store was read
-            newest = max(newest, position, key=_offset_of)
-            # Of an older epoch, or in the replay as well: the store had them before it was read.
-            tail = [
-                item.frame
-                for item in hold.items
-                if item.position.epoch == position.epoch and item.position.offset > position.offset
-            ]
-            asked = since is not None or self._last > 0
-            if asked and entries is not None and not hold.overflowed:
-                frames = [self._frame_of(entry, position.epoch) for entry in entries]
-                frames += tail
-                if first is not None:
-                    frames.insert(0, first)
-                base = position.offset - len(entries)
-                if put(self._client_id, frames):
-                    self._decided = True
-                    return Recovery(True, newest, newest.offset - base)
-            if self._was_live:  # these it would have got without us
-                tail = [item.frame for item in hold.items]
-            if not hold.overflowed and put(self._client_id, tail):
-                self._decided = True
-                return Recovery(False, position)
-        self._decided = True
-        return Recovery(False, newest)
+        if newest.epoch != position.epoch or hold.overflowed:  # it is long ago that the store was read
+            return Recovery(False, newest), newest
+        newest = max(newest, position, key=_offset_of)
+        # Of an older epoch, or in the replay as well: the store had them before it was read.
+        tail = [item for item in hold.items if item.position.epoch == position.epoch]
+        tail = [item for item in tail if item.position.offset > position.offset]
+        frames = [item.frame for item in tail]
+        is_whole = len(tail) == newest.offset - position.offset
+        asked = since is not None or self._last > 0
+        if asked and entries is not None and is_whole:
+            missed = [self._frame_of(entry, position.epoch) for entry in entries]
+            if put(self._client_id, [*([] if first is None else [first]), *missed, *frames]):
+                return Recovery(True, newest, newest.offset - position.offset + len(entries)), newest
+        if hold.was_live:  # these it would have got without us
+            frames = [item.frame for item in hold.items]
+        elif not is_whole:
+            frames.clear()
+        return Recovery(False, position if put(self._client_id, frames) and is_whole else newest), newest
 
     def _frame_of(self, entry: Entry, epoch: str) -> Frame:
         frame: Frame | None = entry.frame

@@ -5,6 +5,8 @@ from __future__ import annotations
 from trio_wskit.testing.brokers import BrokerFactory as BrokerFactory
 from trio_wskit.testing.brokers import BrokerPeer as BrokerPeer
 from trio_wskit.testing.brokers import check_broker_consumer as check_broker_consumer
+from trio_wskit.testing.history import HistoryFactory as HistoryFactory
+from trio_wskit.testing.history import check_history as check_history
 from trio_wskit.testing.limiter import RateLimiterFactory as RateLimiterFactory
 from trio_wskit.testing.limiter import check_rate_limiter as check_rate_limiter
 from trio_wskit.testing.limiter_history import RateLimiterHistory as RateLimiterHistory

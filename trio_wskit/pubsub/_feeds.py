@@ -1,0 +1,335 @@
+"""Hands on the messages of topics in the order of their numbers, whatever way and in whatever order they come here.
+
+For histories that several processes share: a number is given by the store, and the message then comes by the answer
+to its publisher, or through a broker; one may overtake another, and one may be lost.
+
+Rules
+- A message goes out when all before it have; one that came before is dropped.
+- Where one is missing for `_HOLE_SECONDS`, the store is read, and what it has goes out. What it has not is left out:
+  clients see that by the numbers. So it is, too, when the store does not answer for `_PATIENCE`.
+- A subscriber who got messages from the store that have not come here yet does not get them again: it has a *floor*.
+- When another epoch begins, every subscriber is told before the first message of it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Collection
+from typing import Final, NamedTuple, Protocol, final
+
+import trio
+
+from trio_wskit._core.history import Position, Replay, stamp
+from trio_wskit._core.publishing import PublishEnvelope
+from trio_wskit.pubsub._fanout import FanOut, Quorum
+
+__all__ = ["Arrival", "Feeds", "Outlet"]
+
+logger = logging.getLogger("trio_wskit")
+
+_HOLE_SECONDS: Final = 0.1
+_PATIENCE: Final = 5.0
+_WAITING: Final = 1000  # messages of a topic that wait for one that is missing; the store has the others
+_SWEPT_PER_STEP: Final = 2
+_READERS: Final = 16  # topics that are read at the same time, whatever is missing
+
+
+class Arrival(NamedTuple):
+    """A message that came here, by whatever way."""
+
+    position: Position
+    envelope: PublishEnvelope
+    message: bytes
+    quorum: Quorum | None = None
+
+
+class Outlet(Protocol):
+    """What feeds need of their house."""
+
+    def fan_out(self, arrival: Arrival, skip: Collection[str]) -> FanOut:
+        """Give it to all subscribers but these."""
+        ...
+
+    def tell_all(self, topic: str, position: Position, skip: Collection[str]) -> None:
+        """Tell all subscribers but these where the topic stands now."""
+        ...
+
+    def is_wanted(self, topic: str) -> bool:
+        """True where somebody here subscribes to it, or is about to."""
+        ...
+
+    def is_held(self, topic: str) -> bool:
+        """True where nobody gets messages yet, and somebody is about to, who will have `joined`, or `begin`."""
+        ...
+
+    async def read_after(self, topic: str, since: Position | None) -> Replay:
+        """Read what came after a position; without one, as much as there is."""
+        ...
+
+
+@final
+class _Feed:
+    __slots__ = ("floors", "newest", "waiting")
+
+    def __init__(self) -> None:
+        self.newest: Position | None = None  # that went out
+        self.waiting: dict[Position, Arrival] = {}
+        self.floors: dict[str, Position] = {}
+
+
+@final
+class Feeds:
+    """The topics that somebody here subscribes to.
+
+    Args:
+        outlet: where messages go.
+    """
+
+    def __init__(self, outlet: Outlet) -> None:
+        self._outlet = outlet
+        self._feeds: dict[str, _Feed] = {}
+        self._round: deque[tuple[str, _Feed]] = deque()  # who is looked at next, for being wanted by nobody
+        self._doubtful: dict[str, None] = {}
+        self._begun: set[str] = set()
+        self._wake = trio.Event()
+        self._nursery: trio.Nursery | None = None  # while it runs
+        self._readers = trio.CapacityLimiter(_READERS)
+
+    def __len__(self) -> int:
+        return len(self._feeds)
+
+    def arrived(self, arrival: Arrival) -> FanOut | None:
+        """A message has come. Never waits.
+
+        Returns:
+            What came of it, where it went out at once; then wait for it and end it.
+        """
+        position, topic = arrival.position, arrival.envelope.topic
+        feed = self._feed_of(topic)
+        if feed is None:
+            return None
+        newest = feed.newest
+        if newest is None and self._outlet.is_held(topic):
+            # Somebody reads the store, and will tell from where on.
+            if len(feed.waiting) < _WAITING:
+                feed.waiting[position] = arrival
+            return None
+        if newest is None or newest == Position(position.epoch, position.offset - 1):
+            fan = self._send(feed, arrival)
+            if feed.waiting:
+                self._send_waiting(topic, feed)
+            return fan
+        if newest.epoch != position.epoch or newest.offset < position.offset:
+            if len(feed.waiting) < _WAITING:
+                feed.waiting[position] = arrival
+            self.doubt(topic)
+        return None
+
+    def joined(self, topic: str, client_id: str, position: Position, *, alone: bool) -> None:
+        """A client has got all up to a position, and gets from here what comes after it.
+
+        Args:
+            topic: which.
+            client_id: whose.
+            position: the newest that it got or knows to have missed.
+            alone: nobody else here subscribes to the topic.
+        """
+        feed = self._feed_of(topic)
+        if feed is None:
+            return
+        newest = feed.newest
+        if newest is None or (alone and not (newest.epoch == position.epoch and newest.offset > position.offset)):
+            feed.newest = position
+            feed.floors.clear()
+            self._send_waiting(topic, feed)
+        elif newest.epoch != position.epoch:
+            feed.floors[client_id] = position
+            self.doubt(topic)
+        elif newest.offset < position.offset:
+            feed.floors[client_id] = position
+            self.doubt(topic)  # what it got was lost on its way here, or is late
+        else:
+            feed.floors.pop(client_id, None)
+
+    def begin(self, topic: str) -> None:
+        """Somebody who read the store learned nothing: where nobody else knows, begin with what came."""
+        feed = self._feed_of(topic)
+        if feed is not None and feed.newest is None and not self._outlet.is_held(topic):
+            self._leave_out(topic, feed)
+
+    def doubt(self, topic: str | None = None) -> None:
+        """Something may be missing at the end of a topic, or of all: look what the store has, in a while."""
+        for name in tuple(self._feeds) if topic is None else (topic,):
+            self._doubtful[name] = None
+        self._wake.set()
+
+    def _feed_of(self, topic: str) -> _Feed | None:
+        self._sweep()
+        feed = self._feeds.get(topic)
+        if not self._outlet.is_wanted(topic):
+            self._feeds.pop(topic, None)
+            return None
+        if feed is None:
+            feed = self._feeds[topic] = _Feed()
+            self._round.append((topic, feed))
+        return feed
+
+    def _sweep(self) -> None:
+        for _ in range(min(_SWEPT_PER_STEP, len(self._round))):
+            topic, feed = self._round.popleft()
+            if self._feeds.get(topic) is not feed:
+                continue
+            if self._outlet.is_wanted(topic):
+                self._round.append((topic, feed))
+            else:
+                del self._feeds[topic]
+
+    def _send(self, feed: _Feed, arrival: Arrival) -> FanOut:
+        position = arrival.position
+        feed.newest = position
+        if not feed.floors:
+            return self._outlet.fan_out(arrival, ())
+        floors, feed.floors = feed.floors, {}
+        skip: list[str] = []
+        for client_id, floor in floors.items():
+            if floor.epoch != position.epoch or position.offset <= floor.offset:
+                skip.append(client_id)
+            if floor.epoch != position.epoch or position.offset < floor.offset:
+                feed.floors[client_id] = floor
+        return self._outlet.fan_out(arrival, skip)
+
+    def _send_late(self, feed: _Feed, arrival: Arrival) -> None:
+        """Send what nobody waits for any more."""
+        fan = self._send(feed, arrival)
+        if fan.must_wait and self._nursery is not None:
+            self._nursery.start_soon(self._wait_for, fan)
+        else:
+            fan.end()
+
+    @staticmethod
+    async def _wait_for(fan: FanOut) -> None:
+        try:
+            await fan.wait()
+        finally:
+            fan.end()
+
+    def _send_waiting(self, topic: str, feed: _Feed) -> None:
+        """Send what has no hole before it any more, and drop what went out."""
+        while (newest := feed.newest) is not None:
+            arrival = feed.waiting.pop(Position(newest.epoch, newest.offset + 1), None)
+            if arrival is None:
+                break
+            self._send_late(feed, arrival)
+        self._drop_old(feed)
+        if feed.waiting:
+            self.doubt(topic)
+
+    @staticmethod
+    def _drop_old(feed: _Feed) -> None:
+        newest = feed.newest
+        assert newest is not None
+        for position in tuple(feed.waiting):
+            if position.epoch == newest.epoch and position.offset <= newest.offset:
+                del feed.waiting[position]
+
+    # What is missing.
+
+    async def run(self) -> None:
+        """Mend holes, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            while True:
+                await self._wake.wait()
+                self._wake = trio.Event()
+                for topic in tuple(self._doubtful):
+                    if topic not in self._begun:  # who is at it looks again
+                        self._begun.add(topic)
+                        nursery.start_soon(self._mend, topic)
+
+    async def _mend(self, topic: str) -> None:
+        try:
+            give_up = trio.current_time() + _PATIENCE
+            while True:
+                await trio.sleep(_HOLE_SECONDS)
+                self._doubtful.pop(topic, None)
+                feed = self._feeds.get(topic)
+                if feed is None or feed.newest is None or not self._outlet.is_wanted(topic):
+                    return
+                since = feed.newest
+                try:
+                    replay = await self._read(topic, since)
+                except Exception as error:
+                    if trio.current_time() < give_up:
+                        continue
+                    logger.warning("messages of %s are left out: %s", topic, type(error).__name__)
+                    self._leave_out(topic, feed)
+                    return
+                if self._feeds.get(topic) is feed:
+                    self._take(topic, feed, since, replay)
+                if topic not in self._doubtful:
+                    return
+                give_up = trio.current_time() + _PATIENCE
+        finally:
+            self._begun.discard(topic)
+            if topic in self._doubtful:
+                self._wake.set()
+
+    async def _read(self, topic: str, since: Position) -> Replay:
+        async with self._readers:
+            replay = await self._outlet.read_after(topic, since)
+            if replay.entries is None:
+                replay = await self._outlet.read_after(topic, None)
+        return replay
+
+    def _take(self, topic: str, feed: _Feed, since: Position, replay: Replay) -> None:
+        """Send what the store has, in its order."""
+        position, entries = replay.position, replay.entries or ()
+        newest = feed.newest
+        assert newest is not None
+        if position.epoch != newest.epoch:
+            if newest != since:
+                self.doubt(topic)  # it moved on while we read: look again
+                return
+            self._begin_epoch(topic, feed, position.epoch, entries[0].offset if entries else position.offset + 1)
+        self._forget_other_epochs(topic, feed, position.epoch)
+        for entry in entries:
+            place = Position(position.epoch, entry.offset)
+            if feed.newest is not None and place.offset > feed.newest.offset:
+                arrival = feed.waiting.pop(place, None)
+                if arrival is None:
+                    arrival = Arrival(place, PublishEnvelope(topic, ""), stamp(entry.message, place))
+                self._send_late(feed, arrival)
+        self._send_waiting(topic, feed)
+        first = min((place.offset for place in feed.waiting), default=None)
+        if first is not None and first <= position.offset:
+            self._skip_to(topic, feed, first)  # what the store has not is gone; what is later is on its way
+
+    def _begin_epoch(self, topic: str, feed: _Feed, epoch: str, first: int) -> None:
+        feed.newest = start = Position(epoch, first - 1)
+        self._outlet.tell_all(topic, start, [who for who, floor in feed.floors.items() if floor.epoch == epoch])
+
+    def _forget_other_epochs(self, topic: str, feed: _Feed, epoch: str) -> None:
+        """They are over, or began while we read: then the next look tells."""
+        if any(place.epoch != epoch for place in feed.waiting):
+            feed.waiting = {place: one for place, one in feed.waiting.items() if place.epoch == epoch}
+            self.doubt(topic)
+        feed.floors = {who: floor for who, floor in feed.floors.items() if floor.epoch == epoch}
+
+    def _leave_out(self, topic: str, feed: _Feed) -> None:
+        """Go on without what is missing; of several epochs, with the one that came last."""
+        if feed.waiting:
+            epoch = next(reversed(feed.waiting)).epoch
+            first = min(place.offset for place in feed.waiting if place.epoch == epoch)
+            if feed.newest is None:
+                feed.newest = Position(epoch, first - 1)
+            elif feed.newest.epoch != epoch:
+                self._begin_epoch(topic, feed, epoch, first)
+            feed.waiting = {place: one for place, one in feed.waiting.items() if place.epoch == epoch}
+            self._skip_to(topic, feed, first)
+        feed.floors.clear()
+
+    def _skip_to(self, topic: str, feed: _Feed, offset: int) -> None:
+        assert feed.newest is not None
+        feed.newest = Position(feed.newest.epoch, offset - 1)
+        self._send_waiting(topic, feed)
