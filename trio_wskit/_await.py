@@ -6,7 +6,7 @@ import types
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, TypeVar
 
-__all__ = ["run_until_wait"]
+__all__ = ["go_on", "run_until_wait"]
 
 T = TypeVar("T")
 
@@ -25,6 +25,10 @@ def run_until_wait(coroutine: Coroutine[Any, Any, T], on_first_wait: Callable[[]
     except StopIteration as finished:
         return finished.value  # type: ignore[no-any-return]
     on_first_wait()
+    return (yield from _rest(coroutine, trap))
+
+
+def _rest(coroutine: Coroutine[Any, Any, T], trap: object) -> Generator[Any, Any, T]:
     while True:
         try:
             answer = yield trap
@@ -41,3 +45,12 @@ def run_until_wait(coroutine: Coroutine[Any, Any, T], on_first_wait: Callable[[]
                 trap = coroutine.send(answer)
             except StopIteration as finished:
                 return finished.value  # type: ignore[no-any-return]
+
+
+@types.coroutine
+def go_on(coroutine: Coroutine[Any, Any, T], trap: object) -> Generator[Any, Any, T]:
+    """Await the rest of a coroutine that was stepped once by ``send(None)``, and gave `trap`.
+
+    For the dispatcher, which takes the first step in its own loop: `run_until_wait` costs as much as a small handler.
+    """
+    return (yield from _rest(coroutine, trap))

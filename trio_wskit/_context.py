@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, final
 
 import trio
+from trio.lowlevel import checkpoint_if_cancelled
 
 from trio_wskit._core.codec import encode_progress
 from trio_wskit._core.envelope import Envelope
 from trio_wskit._core.frames import text_frame
 from trio_wskit._core.publishing import PublishResult
-from trio_wskit._core.schema import spec_of
+from trio_wskit._core.schema import MessageSpec, spec_of
 from trio_wskit._outbox import Frame
 from trio_wskit._rpc import Call
 from trio_wskit.errors import ErrorCode, WsKitError
@@ -154,7 +155,7 @@ class Context(Generic[M]):
         Cancelled: nothing was accepted.
         """
         frame = self._frame(message, meta, inherit_correlation_id)
-        await trio.lowlevel.checkpoint_if_cancelled()
+        await checkpoint_if_cancelled()
         outbox = self.session.outbox
         if not outbox.accept(frame):
             await outbox.accept_later(frame)
@@ -178,7 +179,10 @@ class Context(Generic[M]):
             full_meta.pop("correlationId", None)
         if inherit_correlation_id and self.envelope.correlation_id is not None:
             full_meta["correlationId"] = self.envelope.correlation_id
-        return Frame(text_frame(spec_of(type(message)).encode(message, full_meta)))
+        spec: MessageSpec | None = getattr(message, "__wskit_spec__", None)
+        if spec is None or spec.cls is not type(message):
+            spec = spec_of(type(message))  # which knows why not
+        return Frame(text_frame(spec.encode(message, full_meta)))
 
     async def reply(self, message: object, *, meta: Mapping[str, Any] | None = None) -> None:
         """Answer the call before the handler ends; what the handler returns is then ignored.
@@ -190,7 +194,7 @@ class Context(Generic[M]):
         Cancelled: the call is not answered.
         """
         call = self._owed("reply")
-        await trio.lowlevel.checkpoint_if_cancelled()
+        await checkpoint_if_cancelled()
         frame = self.session.reply_frame(self, message, meta)
         call.answered = True
         call.answer = frame.wire

@@ -22,8 +22,9 @@ from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final, cast, final
 
 import trio
+from trio.lowlevel import wait_task_rescheduled
 
-from trio_wskit._await import run_until_wait
+from trio_wskit._await import go_on, run_until_wait
 from trio_wskit._context import Context
 from trio_wskit._core.envelope import Envelope
 from trio_wskit._core.routes import Route, RouteOptions
@@ -52,12 +53,15 @@ class CompiledRoute:
 
     Attributes:
         run: takes a context whose payload is not validated yet; gives the handler's result, or a coroutine of it.
+        accept: where nothing but the validation stands before the handler: makes the payload, or raises anything where
+            ``spec.structure`` shall look. None where there is middleware, which `run` knows of.
+        handler: as it was registered.
         replies: True for calls.
         is_plain: nothing was asked for beside the handler.
         holds_up: what comes behind waits for the handler's end.
     """
 
-    __slots__ = ("holds_up", "is_plain", "options", "replies", "run", "spec")
+    __slots__ = ("accept", "handler", "holds_up", "is_plain", "options", "replies", "run", "spec")
 
     def __init__(self, route: Route, middleware: Sequence[Middleware]) -> None:
         self.spec = route.spec
@@ -69,6 +73,8 @@ class CompiledRoute:
         layers = [*middleware, *route.middleware]
         before = [layer for layer in layers if getattr(layer, "stage", "message") == "envelope"]
         after = [layer for layer in layers if getattr(layer, "stage", "message") != "envelope"]
+        self.accept: Callable[[Any], Any] | None = None if layers else route.spec.accept
+        self.handler = route.handler
         if layers:
             self.run = _wrap(before, _validated(route, _wrap(after, _as_async(route.handler))))
         else:
@@ -241,14 +247,6 @@ class Dispatcher:
         if context.call is not None and context.call.correlation_id is not None and self.calls is not None:
             del self.calls[context.call.correlation_id]
 
-    def batch_done(self) -> None:
-        """Send what the last batch was answered."""
-        self.pending = _NOTHING
-        session = self.session
-        session.outbox.uncork()
-        if self.aborted and not session.connection.inbox:
-            self.aborted = None
-
 
 @final
 class _Leader:
@@ -285,6 +283,7 @@ class _Leader:
         dispatcher = self.dispatcher
         routes = dispatcher.routes
         session = dispatcher.session
+        inbox = session.connection.inbox
         envelope: Envelope | None
         context: Context[Any] | None
         while True:
@@ -297,10 +296,24 @@ class _Leader:
                 else:
                     context = Context(session, envelope, None)
                     try:
-                        result = route.run(context)
+                        accept = route.accept
+                        if accept is None:
+                            result = route.run(context)
+                        else:
+                            try:
+                                context.payload = accept(envelope.payload)
+                            except Exception:
+                                context.payload = route.spec.structure(envelope)
+                            result = route.handler(context)
                         if type(result) is _COROUTINE:
                             self.context = context
-                            await run_until_wait(result, self._event_waits)
+                            try:
+                                trap = result.send(None)
+                            except StopIteration:
+                                pass
+                            else:
+                                self._event_waits()
+                                await go_on(result, trap)
                     except Exception as error:
                         self._failed(context, error)
                     except BaseExceptionGroup as group:
@@ -311,9 +324,17 @@ class _Leader:
                 if self.stopped:
                     return
             self.context = context = envelope = None  # an idle connection keeps no message alive
-            dispatcher.batch_done()
+            dispatcher.pending = _NOTHING
+            session.outbox.uncork()
+            if dispatcher.aborted and not inbox:
+                dispatcher.aborted = None
             try:
-                dispatcher.pending = iter(await session.connection.inbox.get())
+                # As `await inbox.get()`, with a coroutine less for each wake-up.
+                if inbox:
+                    await trio.lowlevel.checkpoint()
+                elif not inbox.closed:
+                    await wait_task_rescheduled(inbox.park())
+                dispatcher.pending = iter(inbox.take())
             except trio.EndOfChannel:
                 self.leading = False
                 if session.outbox.congested:  # its peer may still read: the answer to its close, behind a whole frame

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final, final
 
 import trio
+from trio.lowlevel import current_task, reschedule
 
 from trio_wskit._core.envelope import Envelope
 
@@ -75,14 +76,19 @@ class Inbox:
         self._bytes = 0
         self._batches.append(batch)
         if self._reader is not None:
-            trio.lowlevel.reschedule(self._reader)
+            reschedule(self._reader)
             self._reader = None
+
+    @property
+    def closed(self) -> bool:
+        """True once nothing more will come."""
+        return self._closed
 
     def close(self) -> None:
         """Nothing more will come; what waits can still be taken."""
         self._closed = True
         if self._reader is not None:
-            trio.lowlevel.reschedule(self._reader)
+            reschedule(self._reader)
             self._reader = None
 
     async def get(self) -> list[Envelope]:
@@ -96,13 +102,30 @@ class Inbox:
         if self._batches:
             await trio.lowlevel.checkpoint()
         elif not self._closed:
-            self._reader = trio.lowlevel.current_task()
-            await trio.lowlevel.wait_task_rescheduled(self._stop_waiting)
-        if not self._batches:
+            await trio.lowlevel.wait_task_rescheduled(self.park())
+        return self.take()
+
+    def park(self) -> Callable[[Any], trio.lowlevel.Abort]:
+        """Half of `get`, for a reader that saves a coroutine: the task that calls it is woken when there is something.
+
+        Returns:
+            What `trio.lowlevel.wait_task_rescheduled` takes. It is to be awaited at once.
+        """
+        self._reader = current_task()
+        return self._stop_waiting
+
+    def take(self) -> list[Envelope]:
+        """Take the oldest batch.
+
+        Raises:
+            trio.EndOfChannel: there is none.
+        """
+        batches = self._batches
+        if not batches:
             raise trio.EndOfChannel
-        if len(self._batches) == self._capacity:
+        if len(batches) == self._capacity:
             self._on_room()
-        return self._batches.pop(0)
+        return batches.pop(0)
 
     def _stop_waiting(self, _: Any) -> trio.lowlevel.Abort:
         self._reader = None

@@ -33,6 +33,8 @@ from trio_wskit.errors import LocalProtocolError
         (text_frame(b""), "8100"),
         (text_frame(bytes(125))[:2], "817d"),
         (text_frame(bytes(126))[:4], "817e 007e"),
+        (text_frame(bytes(1023))[:4], "817e 03ff"),
+        (text_frame(bytes(1024))[:4], "817e 0400"),
         (text_frame(bytes(65535))[:4], "817e ffff"),
         (ping_frame(), "8900"),
         (pong_frame(), "8a00"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import select
 import socket
@@ -344,6 +345,79 @@ async def test_a_descriptor_that_is_used_again_belongs_to_its_new_link() -> None
         assert (old.batches, new.batches) == ([], [[b"x"]])
         second.abort()
         second_peer.close()
+
+
+async def test_after_some_messages_their_dispatchers_have_their_turn() -> None:
+    """So what waits between reading and dispatching is bounded over all links, and stays in the cache."""
+
+    class Counts:
+        def __init__(self) -> None:
+            self.read = 0
+            self.seen: list[int] = []
+
+        def feed(self, messages: list[bytes]) -> bool:
+            self.read += len(messages)
+            return True
+
+        def disconnected(self, code: int, reason: str) -> None: ...
+
+    counts = Counts()
+    async with running_poller() as poller:
+        links = [linked(poller) for _ in range(30)]
+        for transport, peer in links:
+            transport.attach(counts)
+            peer.send(wire(*[text_frame(b"x")] * 20))
+        while counts.read < 600:
+            await trio.lowlevel.checkpoint()
+            counts.seen.append(counts.read)
+        counts.seen = sorted({0, *counts.seen})
+        assert max(late - early for early, late in itertools.pairwise(counts.seen)) == 140  # the next read after 128
+        for transport, peer in links:
+            transport.abort()
+            peer.close()
+
+
+async def test_what_was_ready_before_a_descriptor_was_used_again_is_not_told_to_its_new_link() -> None:
+    async with running_poller() as poller:
+        links = [linked(poller) for _ in range(2)]
+        held: list[tuple[PolledTransport, socket.socket]] = []
+
+        class Refuses:
+            def feed(self, messages: list[bytes]) -> bool:
+                return False
+
+            def disconnected(self, code: int, reason: str) -> None:
+                raise AssertionError("its peer has not hung up")
+
+        class Replaces:
+            """Whichever is read first: the other goes, and its descriptor belongs to a link that is held back."""
+
+            def __init__(self, number: int) -> None:
+                self.number = number
+
+            def feed(self, messages: list[bytes]) -> bool:
+                other, other_peer = links[1 - self.number]
+                descriptor = other._socket.fileno()  # pyright: ignore[reportPrivateUsage]
+                other.abort()
+                other_peer.close()
+                fresh, fresh_peer = linked(poller, leftover=wire(text_frame(b"first")))
+                assert fresh._socket.fileno() == descriptor  # pyright: ignore[reportPrivateUsage]
+                fresh.attach(Refuses())
+                held.append((fresh, fresh_peer))
+                return True
+
+            def disconnected(self, code: int, reason: str) -> None: ...
+
+        for number, (transport, peer) in enumerate(links):
+            transport.attach(Replaces(number))
+            peer.send(wire(text_frame(b"x")))
+            peer.shutdown(socket.SHUT_WR)
+        await settle()
+        ((fresh, fresh_peer),) = held
+        assert fresh.write_nowait([text_frame(b"it is open")]) == ()
+        for transport, peer in (*links, (fresh, fresh_peer)):
+            transport.abort()
+            peer.close()
 
 
 async def test_a_stuck_pong_goes_as_soon_as_there_is_room() -> None:

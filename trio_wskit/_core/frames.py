@@ -41,9 +41,7 @@ PONG: Final = 0xA
 _FIN: Final = 0x80
 _MASKED: Final = 0x80
 _MAX_CONTROL_PAYLOAD: Final = 125
-
-# The two first bytes of every short, final, unmasked frame: most frames are one of these and a payload.
-_SHORT_TEXT: Final = tuple(bytes((_FIN | TEXT, length)) for length in range(126))
+_TABLED: Final = 1024
 
 
 @final
@@ -55,9 +53,8 @@ class Binary(bytes):
 
 def text_frame(payload: bytes) -> bytes:
     """Make the one frame of a text message. `payload` is UTF-8, which is not looked at again."""
-    if len(payload) < 126:
-        return _SHORT_TEXT[len(payload)] + payload
-    return frame(TEXT, payload)
+    length = len(payload)
+    return _TEXT_HEADS[length] + payload if length < _TABLED else frame(TEXT, payload)
 
 
 def binary_frame(payload: bytes) -> bytes:
@@ -118,12 +115,19 @@ def is_close_code(code: int) -> bool:
 
 def frame(opcode: int, payload: bytes, *, first_bits: int = _FIN) -> bytes:
     """Make an unmasked frame; `first_bits` are FIN (0x80) and RSV1 to 3 (0x40, 0x20, 0x10)."""
-    length = len(payload)
+    return _head(first_bits | opcode, len(payload)) + payload
+
+
+def _head(first: int, length: int) -> bytes:
     if length < 126:
-        return bytes((first_bits | opcode, length)) + payload
+        return bytes((first, length))
     if length < 65536:
-        return bytes((first_bits | opcode, 126, length >> 8, length & 0xFF)) + payload
-    return bytes((first_bits | opcode, 127)) + length.to_bytes(8, "big") + payload
+        return bytes((first, 126, length >> 8, length & 0xFF))
+    return bytes((first, 127)) + length.to_bytes(8, "big")
+
+
+# Of every whole text message up to this size: most frames are one of these and a payload.
+_TEXT_HEADS: Final = tuple(_head(_FIN | TEXT, length) for length in range(_TABLED))
 
 
 def masked(whole: bytes, key: bytes) -> bytes:

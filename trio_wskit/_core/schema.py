@@ -91,15 +91,16 @@ class MessageSpec:
         type: the name on the wire.
         cls: the class.
         is_compiled: False while an annotation names what does not exist yet.
+        accept: makes the instance of a payload, or raises anything at all: then `structure` has to look.
     """
 
-    __slots__ = ("_accept", "_encode", "_knows_reply", "_reply", "_state", "cls", "is_compiled", "type")
+    __slots__ = ("_encode", "_knows_reply", "_reply", "_state", "accept", "cls", "is_compiled", "type")
 
     def __init__(self, type_name: str, cls: type[Any], state: Options | Compiled) -> None:
         self.type: str = type_name
         self.cls: type[Any] = cls
         self._state = state
-        self._accept: Accept = _gives_up
+        self.accept: Accept = _gives_up
         self._encode: Encode = _gives_up
         self._reply: MessageSpec | None = None
         self._knows_reply = False
@@ -135,7 +136,7 @@ class MessageSpec:
                 bug of the application, and comes out as it is.
         """
         try:
-            return self._accept(envelope.payload)
+            return self.accept(envelope.payload)
         except Exception:  # whatever it is, the slow path finds it again, and says what it means
             return self._structure_slowly(envelope)
 
@@ -216,7 +217,7 @@ class MessageSpec:
         compiled = self._state
         self.is_compiled = True
         if not compiled.meta:  # what is declared there is looked at by the slow path
-            self._accept, self._encode = compiled.accept, compiled.encode
+            self.accept, self._encode = compiled.accept, compiled.encode
         return compiled
 
     def ready(self) -> Compiled:

@@ -6,9 +6,11 @@ from each, and hands the messages to the receiver that was attached. See docs/ex
 
 Rules
 - One read for each ready socket in a pass, so a peer that floods delays the others by one read, not more.
+- After so many messages their dispatchers have their turn before the next socket is read: what was decoded is then
+  still in the processor's cache, and the garbage collector does not meet it.
 - A socket whose receiver said no more is watched only for its end (edge-triggered, or the end would be told for ever).
-- A link is unwatched before its descriptor is closed. A descriptor that is used again can at worst cause one read too
-  many on the new link, which the kernel answers with EAGAIN.
+- A link is unwatched before its descriptor is closed, and what the kernel had said of a descriptor is not told to the
+  link that uses it next.
 - A receiver that raises loses its own link and no other.
 """
 
@@ -23,6 +25,7 @@ from typing import TYPE_CHECKING, Final, final
 import trio
 
 from trio_wskit.transports._socket_link import SocketTransport
+from trio_wskit.transports._wire import READ_BYTES
 
 if TYPE_CHECKING:
     from trio_wskit.abc import Receiver
@@ -35,6 +38,7 @@ __all__ = ["PolledTransport", "Poller"]
 logger = logging.getLogger(__name__)
 
 _LINKS_PER_PASS: Final = 256
+_MESSAGES_PER_PASS: Final = 128
 
 _READ: Final = select.EPOLLIN
 _WRITE: Final = select.EPOLLOUT
@@ -52,25 +56,31 @@ class Poller:
     def __init__(self) -> None:
         self._epoll: select.epoll | None = None
         self._links: dict[int, PolledTransport] = {}
+        self._forgotten: set[int] = set()  # since the epoll was asked: what it said of them is not for who has them now
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Read until cancelled. Links that are still attached then are aborted, and their receivers told."""
-        links = self._links
+        links, forgotten = self._links, self._forgotten
         with select.epoll() as epoll:
             self._epoll = epoll
             task_status.started()
             try:
                 while True:
                     await trio.lowlevel.wait_readable(epoll.fileno())
+                    forgotten.clear()
+                    room = _MESSAGES_PER_PASS
                     for fd, events in epoll.poll(0, _LINKS_PER_PASS):
                         link = links.get(fd)
-                        if link is None:
-                            continue  # an earlier one in this pass has closed it
+                        if link is None or fd in forgotten:
+                            continue
                         try:
-                            link.on_events(events)
+                            room -= link.read_once() if events == _READ else link.on_events(events)
                         except Exception:
                             logger.exception("a connection failed, and is aborted")
                             link.drop()
+                        if room <= 0:
+                            room = _MESSAGES_PER_PASS
+                            await trio.lowlevel.checkpoint()
             finally:
                 self._epoll = None
                 trio.lowlevel.notify_closing(epoll.fileno())
@@ -91,6 +101,7 @@ class Poller:
         """Watch a descriptor no more. It must still be open."""
         if self._links.pop(fd, None) is not None and self._epoll is not None:
             self._epoll.unregister(fd)
+            self._forgotten.add(fd)
 
 
 @final
@@ -139,7 +150,7 @@ class PolledTransport(SocketTransport):
             return
         self._poller.watch(self._socket.fileno(), _READ, self)
         if self._leftover:
-            self._read_once()
+            self.read_once()
 
     def resume(self) -> None:
         """See `abc.PushTransport.resume`."""
@@ -147,18 +158,19 @@ class PolledTransport(SocketTransport):
             self._held_back = False
             self._watch()
 
-    def on_events(self, events: int) -> None:
-        """The kernel has something for us. For the poller only."""
+    def on_events(self, events: int) -> int:
+        """The kernel has something for us. For the poller only; gives the number of messages that came."""
         if events & _WRITE:
             self._flush()
             self._watch()
         if not self._held_back:
             if events & ~_WRITE:
-                self._read_once()
+                return self.read_once()
         elif events & _ENDED:
             # Whoever hung up does not want what its last messages would have done; its handlers must stop now.
             self._finish(1006, "")
             self._tell_end()
+        return 0
 
     def drop(self) -> None:
         """Abort, and tell the receiver, who did not ask for it. For the poller only."""
@@ -167,21 +179,33 @@ class PolledTransport(SocketTransport):
         self._receiver = receiver
         self._tell_end()
 
-    def _read_once(self) -> None:
-        data = self._read_now()
+    def read_once(self) -> int:
+        """One read, parsed and handed over; gives the number of messages in it. For the poller only."""
         receiver = self._receiver
-        if data is None or receiver is None:
-            return
-        messages = self._parse(data)
+        if receiver is None or self._held_back:
+            return 0
+        if self._leftover:
+            data, self._leftover = self._leftover, b""
+        else:
+            try:  # not through `_read_now`, nor `_parse` below: this is what every message goes through
+                data = self._socket.recv(READ_BYTES)
+            except BlockingIOError:
+                return 0
+            except OSError:
+                data = b""
+        parser = self._parser
+        messages = parser.feed(data) if data else self._parse(data)
+        if parser.control is not None:
+            self._take_control(parser.control)
+            parser.control = None
         if self._urgent and not self._flush():
             self._watch()
-        if messages:
-            takes_more = receiver.feed(messages)
-            if not takes_more and self._receiver is not None:
-                self._held_back = True
-                self._watch()
-        if self._end is not None or self._parser.closed is not None:
+        if messages and not receiver.feed(messages) and self._receiver is not None:
+            self._held_back = True
+            self._watch()
+        if self._end is not None or parser.closed is not None:
             self._tell_end()
+        return len(messages)
 
     def _watch(self) -> None:
         if self._receiver is not None and self._is_open:
