@@ -3,6 +3,8 @@
 Rules that hold at every moment
 - A request with a correlation id gets at most one terminal answer, and nothing with this id after it.
 - It gets exactly one while its connection lives; also where the app drains.
+- An id that is in flight belongs to one call: no other runs with it, and nothing answers it before that call has ended.
+- A drain ends with the last handler, not later.
 - Progress comes in order; handlers of plain routes start in the order of their messages; events are served in order.
 - In the end nothing is left behind: no task, no call, no lane, no key, no byte.
 """
@@ -10,7 +12,8 @@ Rules that hold at every moment
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from typing import Any, Literal
 
 import trio
@@ -37,7 +40,7 @@ from trio_wskit import (
 Mode = Literal["reply", "early", "error", "raise", "nothing", "shield", "stubborn"]
 Order = tuple[str, str, Mode, float, int, int | None, str | None]
 MODES = st.sampled_from(["reply", "early", "error", "raise", "nothing", "shield", "stubborn"])
-WHAT = (*["call"] * 10, *["abort"] * 4, "again", "note", "note", "garbage", "heartbeat", "large")
+WHAT = (*["call"] * 10, *["abort"] * 4, *["again"] * 4, "note", "note", "garbage", "heartbeat", "large")
 SECONDS = st.sampled_from([0.0, 0.0, 0.5, 2.0, 7.0])
 KINDS = ("PLAIN", "SERIAL", "NARROW", "KEYED", "DETACHED", "HURRIED")
 
@@ -106,17 +109,54 @@ class Noted:
     n: int
 
 
-def router_of(begun: dict[str, list[int]]) -> Router:
+class Record:
+    """What the handlers do, as they know it themselves.
+
+    Attributes:
+        begun: of each client the numbers of its plain calls, in the order of their starts.
+        running: of each client and correlation id the number of the call that runs and has not answered.
+        wrong: what must not be.
+        last_end: when a handler ended last.
+    """
+
+    def __init__(self) -> None:
+        self.begun: dict[str, list[int]] = defaultdict(list)
+        self.running: dict[tuple[str, str], int] = {}
+        self.wrong: list[str] = []
+        self.last_end = 0.0
+
+    @contextmanager
+    def at_work(self, ctx: Context[Any]) -> Generator[None]:
+        who = (ctx.client_id, ctx.correlation_id or "")
+        number: int = ctx.payload.n
+        if ctx.is_rpc:
+            if who in self.running:
+                self.wrong.append(f"the calls {self.running[who]} and {number} run with one id")
+            self.running[who] = number
+        try:
+            yield
+        finally:
+            self.last_end = trio.current_time()
+            if self.running.get(who) == number:
+                del self.running[who]
+
+
+def router_of(record: Record) -> Router:
     router = Router()
 
     async def work(ctx: Context[Any]) -> Any:
+        with record.at_work(ctx):
+            return await do(ctx)
+
+    async def do(ctx: Context[Any]) -> Any:
         order: Plain = ctx.payload  # they are all alike
         if ctx.type == "PLAIN":
-            begun[ctx.client_id].append(order.n)
+            record.begun[ctx.client_id].append(order.n)
         for step in range(order.steps):
             ctx.progress(step)
         if order.mode == "early":
             await ctx.reply(Done(order.n))
+            record.running.pop((ctx.client_id, ctx.correlation_id or ""), None)
         try:
             await trio.sleep(order.seconds)
         except trio.Cancelled:
@@ -141,10 +181,11 @@ def router_of(begun: dict[str, list[int]]) -> Router:
 
     @router.on(Note)
     async def note(ctx: Context[Note]) -> None:
-        if ctx.payload.seconds:
-            await trio.sleep(ctx.payload.seconds)
-        with suppress(ConnectionClosed):
-            await ctx.send(Noted(ctx.payload.n))
+        with record.at_work(ctx):
+            if ctx.payload.seconds:
+                await trio.sleep(ctx.payload.seconds)
+            with suppress(ConnectionClosed):
+                await ctx.send(Noted(ctx.payload.n))
 
     return router
 
@@ -161,6 +202,7 @@ class Link:
         self.steps: dict[str, int] = {}
         self.noted: list[int] = []
         self.left = False  # by us
+        self.ended: list[str] = []  # ids that were answered since we last asked
 
     def take(self, one: dict[str, Any]) -> None:
         kind, call = one["type"], one["meta"].get("correlationId")
@@ -171,6 +213,7 @@ class Link:
                 self.steps[call] = one["payload"]
         elif kind in ("DONE", "RPC_ERROR"):
             self.answered[call] += 1
+            self.ended.append(call)
             assert self.answered[call] + self.taken[call] <= self.sent[call], "a second answer"
         elif kind == "ERROR" and one["payload"]["code"] == "ALREADY_EXISTS":
             self.taken[one["payload"]["details"]["correlationId"]] += 1
@@ -185,10 +228,12 @@ class ConnectionMachine(RuleBasedStateMachine):
         self.links: list[Link] = []
         self.house: House
         self.count = 0
-        self.begun: dict[str, list[int]] = defaultdict(list)
+        self.record = Record()
+        self.ran_before: dict[tuple[str, str], int] = {}
         self.store: MemoryIdempotency
         self.drained: DrainReport | None = None
         self.draining = False
+        self.drain_began = self.drain_ended = 0.0
         self.leave = trio.Event()
         self.failed: BaseException | None = None
         self.ended = trio.Event()
@@ -202,7 +247,7 @@ class ConnectionMachine(RuleBasedStateMachine):
             async def live() -> None:
                 limits = Limits(max_in_flight=8, max_payload_bytes=600, max_protocol_errors=20, call_timeout=6)
                 try:
-                    async with open_house(router_of(self.begun), limits=limits, idempotency=self.store) as self.house:
+                    async with open_house(router_of(self.record), limits=limits, idempotency=self.store) as self.house:
                         opened.set()
                         await self.leave.wait()
                         self.house.logged()
@@ -226,6 +271,15 @@ class ConnectionMachine(RuleBasedStateMachine):
                     link.take(one)
 
         self.run.do(hear)
+        running, before = self.record.running, self.ran_before
+        for link in self.links:
+            for call in link.ended:
+                who = (link.client.client_id, call)
+                # It ran when we last looked and runs still: what has come meanwhile is no answer of it.
+                assert who not in running or running[who] != before.get(who), f"{call} is answered while it runs"
+            link.ended.clear()
+        assert self.record.wrong == []
+        self.ran_before = dict(running)
 
     def number(self) -> int:
         self.count += 1
@@ -277,7 +331,10 @@ class ConnectionMachine(RuleBasedStateMachine):
         known = list(link.sent)
         if what in ("call", "again"):
             n = self.number()
-            call = str(n) if what == "call" or not known else known[-1 - n % min(4, len(known))]
+            call = str(n)
+            if what == "again" and known:  # with the id of one that runs, where there is one
+                run = [one for who, one in self.record.running if who == client.client_id and one in link.sent]
+                call = run[n % len(run)] if run else known[-1 - n % min(4, len(known))]
             meta: dict[str, object] = {}
             if ms is not None:
                 meta["timeoutMs"] = ms
@@ -317,13 +374,15 @@ class ConnectionMachine(RuleBasedStateMachine):
         self.run.do(disconnect)
         self.hear()
 
-    @precondition(lambda self: not self.draining and self.count > 40)
+    @precondition(lambda self: not self.draining and self.count > 25)
     @rule(seconds=st.sampled_from([0.0, 1.0, 20.0]))
     def drain(self, seconds: float) -> None:
         self.draining = True
 
         async def drain() -> None:
+            self.drain_began = trio.current_time()
             self.drained = await self.house.app.drain(seconds)
+            self.drain_ended = trio.current_time()
 
         async def begin() -> None:
             for link in self.links:
@@ -337,12 +396,16 @@ class ConnectionMachine(RuleBasedStateMachine):
         if not hasattr(self, "house"):
             return
         try:
+            while any(link.client.session.waiting_messages for link in self.links):  # many serial ones in a line
+                self.run.sleep(20)
             self.run.sleep(40)
             self.hear()
             for link in self.links:
                 self._check(link)
             if self.draining:
                 assert self.drained is not None, "the drain hangs"
+                until = max(self.drain_began, self.record.last_end)
+                assert self.drain_ended == until, f"the drain ended {self.drain_ended - until} s too late"
             self.run.do(self._leave)
             self.run.sleep(20)
             assert self.ended.is_set(), "the app hangs"
@@ -358,7 +421,7 @@ class ConnectionMachine(RuleBasedStateMachine):
 
     def _check(self, link: Link) -> None:
         assert link.noted == sorted(link.noted), "events out of order"
-        begun = self.begun[link.client.client_id]
+        begun = self.record.begun[link.client.client_id]
         assert begun == sorted(begun), "calls started out of order"
         session: Any = link.client.session  # its inside, too
         owed = link.before_drain if self.draining else link.sent

@@ -352,7 +352,7 @@ class _Leader:
         route = dispatcher.all_routes.get(envelope.type)
         if route is None:
             what = f"no handler for {envelope.type[:100]!r}"
-            session.turn_down(WsKitError("UNIMPLEMENTED", what), envelope.correlation_id)
+            session.not_understood(WsKitError("UNIMPLEMENTED", what), envelope.correlation_id)
         elif dispatcher.work.drain is not None:
             session.turn_down(dispatcher.work.drain.refusal(), envelope.correlation_id)
         else:

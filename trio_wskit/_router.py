@@ -262,7 +262,10 @@ class Router:
         return hook
 
     def on_error(self, hook: ErrorHook) -> ErrorHook:
-        """Call ``hook(error, ctx)`` for what handlers, middleware and hooks raise; ``ctx`` is None for hooks.
+        """Call ``hook(error, ctx)`` for what handlers, middleware and hooks raise, and for what cannot be understood.
+
+        ``ctx`` is None for hooks, and for what a client sends that is no message of this app: malformed, of a reserved
+        type, or of one that has no handler. Of what is too much, or too large, `on_limit_exceeded` hooks are told.
 
         A plain function that must not wait; the client has its answer already.
         """

@@ -312,7 +312,7 @@ class Session:
         if isinstance(error, MessageTooBig):
             self._too_big(error)
             return
-        self.turn_down(error, getattr(error, "correlation_id", None))
+        self.not_understood(error, getattr(error, "correlation_id", None))
         self._protocol_errors += 1
         if self._protocol_errors >= self._services.limits.max_protocol_errors:
             self._close_soon(1008, "too many malformed messages")
@@ -470,6 +470,11 @@ class Session:
             # What does not fit before there is a payload is the client's fault; what does not fit later, the handler's.
             return None if isinstance(error, PayloadInvalid) and hasattr(context, "payload") else error
         return self._services.hooks.errors.find(error)
+
+    def not_understood(self, error: WsKitError, correlation_id: str | None) -> None:
+        """Refuse what is no message of this app, and tell who wants to know."""
+        self.turn_down(error, correlation_id)
+        self._tell(error, None)
 
     def turn_down(self, error: WsKitError, correlation_id: str | None) -> None:
         """Refuse a message that was not started, and answer nothing in the place of a call that runs with its id."""
