@@ -350,10 +350,10 @@ async def test_a_descriptor_that_is_used_again_belongs_to_its_new_link() -> None
 async def test_after_some_messages_their_dispatchers_have_their_turn() -> None:
     """So what waits between reading and dispatching is bounded over all links, and stays in the cache."""
 
-    class Counts:
+    class Counts(trio.abc.Instrument):
         def __init__(self) -> None:
             self.read = 0
-            self.seen: list[int] = []
+            self.steps: list[int] = []
 
         def feed(self, messages: list[bytes]) -> bool:
             self.read += len(messages)
@@ -361,17 +361,20 @@ async def test_after_some_messages_their_dispatchers_have_their_turn() -> None:
 
         def disconnected(self, code: int, reason: str) -> None: ...
 
+        def before_task_step(self, task: trio.lowlevel.Task) -> None:
+            self.steps.append(self.read)
+
     counts = Counts()
     async with running_poller() as poller:
         links = [linked(poller) for _ in range(30)]
         for transport, peer in links:
             transport.attach(counts)
             peer.send(wire(*[text_frame(b"x")] * 20))
-        while counts.read < 600:
-            await trio.lowlevel.checkpoint()
-            counts.seen.append(counts.read)
-        counts.seen = sorted({0, *counts.seen})
-        assert max(late - early for early, late in itertools.pairwise(counts.seen)) == 140  # the next read after 128
+        trio.lowlevel.add_instrument(counts)
+        await settle()
+        trio.lowlevel.remove_instrument(counts)
+        assert counts.read == 600
+        assert max(late - early for early, late in itertools.pairwise(counts.steps)) == 140  # the read that passed 128
         for transport, peer in links:
             transport.abort()
             peer.close()
