@@ -1,5 +1,7 @@
 """What policies do to a subscriber that is behind: an app, and clients on links in memory."""
 
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 import math

@@ -1,5 +1,7 @@
 """Fan-out to many, and quorums: who is served when, and what other tasks may do meanwhile."""
 
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 import math

@@ -295,7 +295,7 @@ class FanOut:
         counts.dropped += outbox.dropped - dropped
         counts.gaps += outbox.gaps - gaps
         if taken:
-            self.dropped += 1
+            self.dropped += outbox.dropped > dropped  # it may have been full of notices
             self._accepted(outbox)
         return taken or _is_closed(outbox)
 
