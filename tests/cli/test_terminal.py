@@ -54,7 +54,10 @@ class Terminal:
         await self._end.send_all(keys.encode())
 
     async def until(self, text: str, times: int = 1) -> None:
-        await until(lambda: self.text.count(text) >= times, seconds=20)
+        try:
+            await until(lambda: self.text.count(text) >= times, seconds=20)
+        except trio.TooSlowError:
+            raise AssertionError(f"{text!r} was not shown, but {self.shown!r}") from None
 
     async def ends(self) -> int:
         with trio.fail_after(20):

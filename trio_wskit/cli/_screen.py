@@ -72,7 +72,8 @@ class Screen:
         if self._is_typing:
             sys.stdout.write(_CLEAR_LINE)
         if self._paint is None:
-            print(mark, text, flush=True)
+            sys.stdout.write(f"{mark} {text}\n")  # at once: a thread may be about to write its prompt
+            sys.stdout.flush()
         else:
             self._paint(mark, text, not isinstance(what, str))
         if self._is_typing:

@@ -104,8 +104,9 @@ class Asker:
         deadline = trio.current_time() + self._call_timeout
         pending, outgoing = self._prepare(question, deadline)
         try:
-            with trio.CancelScope(deadline=deadline):
-                await self._sender.submit(outgoing)
+            if not self._sender.submit_at_once(outgoing):
+                with trio.CancelScope(deadline=deadline):
+                    await self._sender.submit(outgoing)
             return await wait_for_reply(self._requests, pending, deadline)
         finally:
             self._let_go(pending, outgoing)

@@ -89,6 +89,10 @@ class Link:
             self._backlog.clear()
             self._caught_up.ring()
 
+    def offer(self, frame: bytes) -> bool:
+        """The usual case of `send`: False where it must wait, or where it is time to let others run."""
+        return not self._backlog and self.outbox.accept(Frame(frame))
+
     async def send(self, frame: bytes) -> None:
         """Send a frame; wait for room.
 

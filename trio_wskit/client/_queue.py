@@ -148,6 +148,8 @@ class OfflineQueue:
 
     def remove(self, outgoing: Outgoing) -> bool:
         """Take a message back; False where it is not here."""
+        if not self._waiting:
+            return False
         try:
             cast("deque[object]", self._waiting).remove(outgoing)
         except ValueError:

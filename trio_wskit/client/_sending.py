@@ -79,6 +79,15 @@ class Sender:
                 outgoing.on_sent(link)
             return
 
+    def submit_at_once(self, outgoing: Outgoing) -> bool:
+        """The usual case of `submit`, without its wait; False where it must be called."""
+        link = self._life.link
+        if link is None or not link.offer(outgoing.encode(link.meta_keys)):
+            return False
+        if outgoing.on_sent is not None:
+            outgoing.on_sent(link)
+        return True
+
     def take_back(self, outgoing: Outgoing, pending: Pending) -> None:
         """Nobody wants the answer of a request any more: unqueue it, or tell the server to stop."""
         self._queue.remove(outgoing)
