@@ -376,6 +376,8 @@ class App:
 
     async def _missed(self) -> None:
         """Tell those who asked that something may have been missed, of any topic."""
+        if self._desk.histories is not None:
+            self._desk.histories.doubt()
         await self._hub.announce_gap(None)
 
     async def close_sessions(self, code: int = 1001, reason: str = "") -> None:
