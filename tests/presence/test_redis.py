@@ -44,21 +44,21 @@ async def test_it_keeps_the_contract_on_a_cluster(cluster: Server) -> None:
 
 
 async def killed_and_restarted(server: Server) -> None:
-    await trio.sleep(0.2)
+    await trio.sleep(0.8)  # long enough for it to have answered after what came before
     await trio.to_thread.run_sync(server.kill)
     await trio.sleep(0.3)
     await trio.to_thread.run_sync(server.start)
 
 
 async def paused(server: Server) -> None:
-    await trio.sleep(0.2)
+    await trio.sleep(0.8)
     server.pause()
     await trio.sleep(0.5)
     server.resume()
 
 
 async def paused_beyond_the_leases(server: Server) -> None:
-    await trio.sleep(0.2)
+    await trio.sleep(0.8)
     server.pause()
     await trio.sleep(2.5)
     server.resume()
@@ -71,7 +71,7 @@ async def all_of_it(server: Server) -> None:
 
 async def emptied(server: Server) -> None:
     for _ in range(3):
-        await trio.sleep(0.2)
+        await trio.sleep(0.5)
         server.command("FLUSHALL")
 
 

@@ -394,7 +394,9 @@ class Presence:
         self._failures += 1
         self._failed_in_a_row += 1
         if self._failed_in_a_row == 1:
-            logger.warning("the presence store failed; it will be told again", exc_info=error)
+            foreign = None if isinstance(error, WsKitError) else error  # a bug maybe; not just a server that is away
+            why = str(error.__cause__ or error)
+            logger.warning("the presence store failed, and will be told again: %s", why, exc_info=foreign)
         self._book.doubt(changes, now)
         pause = min(0.1 * 2 ** min(self._failed_in_a_row, 10), _LONGEST_PAUSE, self._ttl / 3)
         self._not_before = now + max(pause, self._debounce)
