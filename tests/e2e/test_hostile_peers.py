@@ -169,6 +169,20 @@ async def test_messages_that_are_none_are_counted_and_end_the_connection(transpo
 
 
 @on_both
+async def test_what_came_before_the_last_of_them_in_the_same_read_is_still_answered(transport: str) -> None:
+    app = App(router, limits=Limits(max_protocol_errors=2))
+    async with serving(app, transport) as server:
+        for _ in range(20):  # Trio shuffles what runs at the same time
+            async with await connect(server) as client:
+                says = [text_frame(b'{"type":"SAY","payload":{"text":"%d"}}' % number) for number in range(3)]
+                await client.send_frames(says[0], text_frame(b"{"), says[1], text_frame(b"{"), says[2])
+                with trio.fail_after(10):
+                    heard = [(await client.receive())["payload"].get("text", "error") for _ in range(4)]
+                    assert (await client.end())[0] == 1008
+                assert sorted(heard) == ["0", "1", "error", "error"]
+
+
+@on_both
 async def test_noise_instead_of_a_handshake_or_of_frames_harms_nobody(
     transport: str, caplog: pytest.LogCaptureFixture
 ) -> None:
