@@ -193,4 +193,4 @@ class Presences(RuleBasedStateMachine):
 
 
 TestPresence = Presences.TestCase
-TestPresence.settings = settings(max_examples=200, stateful_step_count=30)
+TestPresence.settings = settings(max_examples=120, stateful_step_count=30)
