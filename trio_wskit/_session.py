@@ -407,6 +407,8 @@ class Session:
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """Send what is queued, then close; waits for the peer's close frame, at most ``close_timeout`` seconds.
 
+        Where it is being closed already, it waits for that, and the first code holds.
+
         Cancelled: the link is aborted.
         """
         await self.connection.aclose(code, reason)

@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Generator
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 import trio
+from hypothesis import settings
 from trio.testing import MockClock
 
 from tests.sessions import error_of, open_house
 from tests.valkey import COREDIS_RUBBISH, Server
 from trio_wskit import Reject, Request
+from trio_wskit.limiter import MemoryRateLimiter, Policy
 
 pytestmark = [pytest.mark.filterwarnings(COREDIS_RUBBISH), pytest.mark.usefixtures("coredis_rubbish")]
 
@@ -100,6 +103,20 @@ async def test_the_guide_s_processes_share_a_server(guide: Any, store: Server, m
     await guide.main()
     (app,) = served
     assert {route.spec.type for route in app.router.routes} == {"SAY", "MAKE_REPORT"}
+
+
+@asynccontextmanager
+async def open_my_limiter(policy: Policy, clock: Callable[[], float] | None) -> AsyncGenerator[MemoryRateLimiter]:
+    yield MemoryRateLimiter(policy, clock=clock)
+
+
+async def test_the_proof_that_the_reference_shows_proves(autojump_clock: MockClock) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", REFERENCE.read_text(encoding="utf-8"), re.DOTALL)
+    proof: dict[str, Any] = {"__name__": "proof", "open_my_limiter": open_my_limiter}
+    exec(compile(code, str(REFERENCE), "exec"), proof)
+    await proof["test_my_limiter_keeps_every_promise"]()
+    proof["TestMyLimiter"].settings = settings(max_examples=3, stateful_step_count=10, deadline=None)
+    await trio.to_thread.run_sync(proof["TestMyLimiter"]().runTest)  # it has a run of its own
 
 
 def test_the_figures_are_those_that_were_measured() -> None:

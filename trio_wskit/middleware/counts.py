@@ -16,7 +16,7 @@ __all__ = ["RateLimitCounts"]
 class RateLimitCounts:
     """The counters of one `rate_limit` or `limit_handshakes`; read them whenever you like.
 
-    Each message or handshake is counted once, in one of the first four.
+    Each message or handshake is counted once, in one of the first four; one that is cancelled while it asks, in none.
 
     Attributes:
         passed: let through, what cost nothing among them.
