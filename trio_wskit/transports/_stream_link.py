@@ -2,6 +2,8 @@
 
 Rules
 - `_lock` is held by whoever is in `send_all`; it also sends the frames of our own that came up meanwhile.
+- While nobody writes, a task of its own sends those (`_send_ours`): a system task, which no cancellation of a `receive`
+  or a `ping` tears, and which ends with the link. It exists only while there is something to send.
 - `_torn` is true from the first byte of a `send_all` to its last: if it is still true when nobody holds the lock, half
   a frame is on the wire for good, and the link is aborted by whoever finds it.
 - The stream is closed by `aclose`, or by `abort` where its kind can be closed at once (Trio's own kinds can).
@@ -9,6 +11,7 @@ Rules
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from typing import Final, cast, final
@@ -17,12 +20,14 @@ import trio
 from trio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if_cancelled
 
 from trio_wskit.errors import ConnectionClosed
-from trio_wskit.transports._hangup import hung_up
+from trio_wskit.transports._hangup import hung_up, socket_below
 from trio_wskit.transports._wire import READ_BYTES, Wire
 
 __all__ = ["StreamTransport"]
 
-# Where a stream cannot say that we send no more (TLS), a peer that broke the protocol may not know that we wait for it.
+logger = logging.getLogger(__name__)
+
+# Where a stream cannot say that we send no more, a peer that broke the protocol may not know that we wait for it.
 _LINGER_SECONDS: Final = 1.0
 
 
@@ -66,19 +71,16 @@ class StreamTransport(Wire):
         self._broken = False
 
     async def receive(self) -> list[bytes]:
-        """See `abc.Transport.receive`.
-
-        Cancelled while a pong waits for a peer that does not read: no message is lost, but the pong may be torn, and
-        then nothing can be sent any more.
-        """
+        """See `abc.Transport.receive`."""
         await checkpoint_if_cancelled()
         self._start_receiving()
         try:
             while True:
                 self._conclude()
-                await self._send_urgent()
                 if self._end is not None:
+                    await self._send_urgent()
                     raise self._closed()
+                self._send_urgent_soon()
                 messages = self._parse(await self._read())
                 if messages and self._closing is None:
                     return messages
@@ -124,6 +126,17 @@ class StreamTransport(Wire):
                     except ConnectionClosed:
                         return  # the reader finds the end by itself, in its turn
 
+    def _send_urgent_soon(self) -> None:
+        if self._urgent and not self._lock.locked():
+            trio.lowlevel.spawn_system_task(self._send_ours)
+
+    async def _send_ours(self) -> None:
+        try:
+            await self._send_urgent()
+        except Exception:  # of a stream that breaks its own promises: it may end this link, but not all of Trio
+            logger.exception("sending a control frame failed, and the connection is aborted")
+            self.abort()
+
     def _take_urgent(self) -> bytes:
         data, self._urgent = self._urgent, b""
         return data
@@ -146,12 +159,12 @@ class StreamTransport(Wire):
         await hung_up(self._stream)
 
     async def ping(self) -> None:
-        """See `abc.Transport.ping`. Cancelled while it waits for a peer that does not read: the link cannot be used."""
+        """See `abc.Transport.ping`."""
         await checkpoint_if_cancelled()
         self._check_open()
         payload, pong = self._new_ping()
         try:
-            await self._send_urgent()
+            self._send_urgent_soon()
             await pong.wait()
         finally:
             answered = self._forget_ping(payload)
@@ -206,10 +219,12 @@ class StreamTransport(Wire):
     async def _linger(self) -> None:
         """Give the peer time to read our close frame: bytes of its that nobody reads would destroy it on its way."""
         patience = _LINGER_SECONDS
-        if isinstance(self._stream, trio.abc.HalfCloseableStream):
+        # TLS has no such word of its own; but a peer whose TCP says so hangs up as well.
+        stream = socket_below(self._stream) or self._stream
+        if isinstance(stream, trio.abc.HalfCloseableStream):
             patience = math.inf
             try:
-                await self._stream.send_eof()
+                await stream.send_eof()
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 return
         with trio.move_on_after(patience):
