@@ -33,6 +33,7 @@ class Done:
 @message("SUB")
 class Sub(Rpc[Done]):
     topic: str
+    gaps: bool = False
 
 
 @message("UNSUB")
@@ -58,7 +59,7 @@ router: Final = Router()
 @router.rpc(Sub)
 async def sub(ctx: Context[Sub]) -> Done:
     topic = ctx.payload.topic
-    await ctx.topics.subscribe(TopicPattern(topic) if "*" in topic else topic)
+    await ctx.topics.subscribe(TopicPattern(topic) if "*" in topic else topic, gaps=ctx.payload.gaps)
     return Done(True)
 
 
@@ -99,6 +100,11 @@ class Guest:
         came = await self.ask("SUB", topic=topic)
         assert came["type"] == "DONE", came
 
+    async def receive(self) -> dict[str, Any]:
+        """The next message that answers nothing."""
+        with trio.fail_after(20):
+            return self._aside.pop(0) if self._aside else await self._client.receive()
+
     async def leave(self, topic: str) -> None:
         came = await self.ask("UNSUB", topic=topic)
         assert came["type"] == "DONE", came
@@ -109,8 +115,7 @@ class Guest:
 
     async def news(self) -> str:
         """The next news; what is beside it is what it should be."""
-        with trio.fail_after(20):
-            came = self._aside.pop(0) if self._aside else await self._client.receive()
+        came = await self.receive()
         assert came["type"] == "NEWS", came
         assert set(came) <= {"type", "meta", "payload"}
         assert set(came.get("meta", {})) <= {"timestamp", "tag"}

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import re
 import ssl
+import subprocess
+import sys
+from collections.abc import Generator
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +16,10 @@ import pytest
 import trio
 
 from tests.pubsub.redis_parts import channels, enveloped, gone, listening, open_parts, patterns
-from tests.serving import until
+from tests.serving import Client, connect, until
 from tests.valkey import COREDIS_RUBBISH, Server
 from trio_wskit import ConfigError, PubSubError
+from trio_wskit import Server as WebServer
 from trio_wskit._core.publishing import PublishEnvelope
 from trio_wskit.abc import BrokerConsumer, PubSubDriver, SelectiveConsumer
 from trio_wskit.pubsub.redis import RedisSentinel, open_redis_pubsub
@@ -338,6 +345,63 @@ async def test_a_topic_that_the_server_forbids_fails_alone(own_server: Server) -
         assert await one.publish("2", "ok:1")
         await until(lambda: one.texts == ["2"])
         assert one.epochs == 1
+
+
+GUIDE = Path(__file__).parents[2] / "docs" / "howto" / "redis.md"
+
+
+async def test_a_user_with_the_rights_that_the_guide_names_will_do(own_server: Server) -> None:
+    text = " ".join(re.findall(r"`((?:\+[a-z|]+ ?)+)`", GUIDE.read_text("utf-8")))
+    assert len(text.split()) == 14
+    own_server.command("ACL", "SETUSER", "some", "on", ">pw", "&chat:*", *text.split())
+    url = own_server.url.replace("//", "//some:pw@")
+    for mode in ("topics", "sharded", "wskit"):
+        async with open_parts(url, mode=mode, prefix="chat:", estimate=mode == "topics") as one:
+            if mode != "wskit":
+                await one.selective.follow("a")
+            async with trio.open_nursery() as nursery:
+                await nursery.start(one.supervise)
+                assert await one.publish("1", "a")
+                await until(lambda one=one: one.texts == ["1"])  # type: ignore[misc]
+                if mode != "wskit":
+                    await one.selective.unfollow("a")
+                    await gone(own_server)
+                nursery.cancel_scope.cancel()
+
+
+@contextmanager
+def running(program: Path, server: Server) -> Generator[str]:
+    """Run it on a port of its choice while the block runs, and give its URL."""
+    command = [sys.executable, str(program), "0"]
+    environment = {**os.environ, "REDIS_URL": server.url}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield process.stdout.readline().strip()
+        finally:
+            process.kill()
+
+
+@pytest.mark.e2e
+async def test_the_program_of_the_guide_joins_two_processes(shared_server: Server, tmp_path: Path) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", GUIDE.read_text("utf-8"), re.DOTALL)
+    program = tmp_path / "chat.py"
+    program.write_text(code, "utf-8")
+    async with AsyncExitStack() as stack:
+        clients: list[Client] = []
+        for _ in range(2):
+            url = stack.enter_context(running(program, shared_server))
+            clients.append(await stack.enter_async_context(await connect(WebServer([url], 0))))
+        one, two = clients
+        for client in clients:
+            await client.send("JOIN", {"room": "a"}, call="1")
+            assert (await client.receive())["payload"] == {"ok": True}
+        await one.send("SAY", {"room": "a", "text": "hello"}, call="2")
+        assert (await one.receive())["payload"] == {"ok": True}
+        with trio.fail_after(10):
+            assert (await two.receive())["payload"] == {"room": "a", "text": "hello"}
+        for client in clients:
+            client.cut()
 
 
 async def test_a_remembered_topic_that_the_server_forbids_ends_the_run(own_server: Server) -> None:

@@ -9,9 +9,10 @@ import pytest
 import trio
 
 from tests.pubsub.redis_chat import Guest, chatting, guests, running
-from tests.pubsub.redis_parts import channels, gone
+from tests.pubsub.redis_parts import channels, gone, open_parts
 from tests.serving import until
 from tests.valkey import COREDIS_RUBBISH, Server
+from trio_wskit._core.publishing import PublishEnvelope
 from trio_wskit.pubsub import BrokeredPubSub
 from trio_wskit.pubsub.redis import RedisMode
 
@@ -117,6 +118,58 @@ async def until_said(guest: Guest, text: str) -> None:
     with trio.fail_after(10):
         while not (await guest.ask("PUB", topic="room:1", text=text, excludeSelf=False))["payload"]["ok"]:  # noqa: ASYNC110
             await trio.sleep(0.02)
+
+
+async def test_killing_and_restarting_the_server_under_load_loses_nothing_without_a_gap_notice(
+    own_server: Server,
+) -> None:
+    taken: set[int] = set()  # what Redis has taken
+    done = False
+    async with (
+        chatting(own_server.url) as (server, pubsub),
+        guests(server) as (guest,),
+        open_parts(own_server.url) as publisher,
+        trio.open_nursery() as nursery,
+    ):
+        assert (await guest.ask("SUB", topic="room:1", gaps=True))["type"] == "DONE"
+
+        async def publish() -> None:
+            number = 0
+            while not done:
+                number += 1
+                envelope = PublishEnvelope("room:1", "NEWS", b'{"text":"%d"}' % number, origin="o", id=str(number))
+                if (await publisher.driver.publish(envelope)).ok:
+                    taken.add(number)
+                else:
+                    await trio.sleep(0.001)
+
+        heard: list[int | None] = []
+
+        async def hear() -> None:
+            while True:
+                came = await guest.receive()
+                heard.append(None if came["type"] == "$ws:gap" else int(came["payload"]["text"]))
+
+        nursery.start_soon(publish)
+        nursery.start_soon(hear)
+        for epoch in (2, 3, 4):
+            so_far = len(heard)
+            await until(lambda so_far=so_far: len(heard) > so_far + 100)  # type: ignore[misc]
+            own_server.kill()
+            own_server.start()
+            await until(lambda epoch=epoch: pubsub.epoch == epoch and pubsub.ready)  # type: ignore[misc]
+        so_far = len(heard)
+        await until(lambda: len(heard) > so_far + 100)
+        done = True
+        await until(lambda: heard[-1] == max(taken))
+        nursery.cancel_scope.cancel()
+    assert heard.count(None) == 3
+    last: int | None = None
+    for number in heard:
+        if number is not None and last is not None:
+            assert number > last
+            assert not taken.intersection(range(last + 1, number)), "lost without a gap notice"
+        last = number
 
 
 @pytest.mark.e2e
