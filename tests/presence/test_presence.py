@@ -589,3 +589,74 @@ async def test_an_app_is_closed_while_its_members_are_there(autojump_clock: Mock
     assert (await store.members("room")).members.keys() == {"ann"}
     await trio.sleep(2)
     assert await store.count("room") == 0
+
+
+async def test_a_room_full_of_watchers_hears_few_messages(autojump_clock: MockClock) -> None:
+    async with open_house(**options(Presence(debounce=0.5, linger=0))) as house:
+        clients = [await connect(house, f"user-{number}") for number in range(100)]
+        for client in clients:
+            client.send("WATCH", {"topic": "room"})
+        for client in clients:
+            await client.heard()
+        for client in clients:
+            client.send("ENTER", {"topic": "room"})
+            await trio.sleep(0.001)
+        await trio.sleep(2)
+        for client in clients:
+            assert [len(joins) for joins, _ in diffs(await client.heard())] == [100]
+        for client in clients:
+            client.send("LEAVE", {"topic": "room"})
+        await trio.sleep(2)
+        for client in clients:
+            assert [len(leaves) for _, leaves in diffs(await client.heard())] == [100]
+
+
+class Slow(Flaky):
+    """Takes a second for a list, and counts them."""
+
+    asked = 0
+
+    async def members(self, topic: str) -> PresenceSnapshot:
+        self.asked += 1
+        answer = await super().members(topic)
+        await trio.sleep(1)
+        return answer
+
+
+async def test_those_who_ask_at_once_share_an_answer_that_is_young_enough(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    store, crowd = Slow(MemoryPresence()), Counting()
+    presence = Presence(store, debounce=0.1, linger=0)
+    await crowd.start(nursery, presence)
+    seen: list[tuple[int, float]] = []
+    inside: Any = presence
+
+    async def ask() -> None:
+        members = await presence.list("room")
+        seen.append((len(members), trio.current_time()))
+        members.clear()  # it is nobody else's
+
+    async with trio.open_nursery() as asking:
+        asking.start_soon(ask)
+        await trio.sleep(0.05)
+        presence.enter("c1", "ann", "room", 1)
+        await trio.sleep(0.25)  # the first answer does not know it, nor does this process any more
+        for _ in range(50):
+            asking.start_soon(ask)
+    assert seen == [(0, 1.0), *[(1, 2.0)] * 50]
+    assert store.asked == 2
+    assert inside._turns == {}
+    with trio.move_on_after(0.5):
+        await ask()
+    async with trio.open_nursery() as asking:
+        with trio.CancelScope() as scope:
+            asking.start_soon(ask)
+            await trio.sleep(0.5)
+            store.fails = ["before"]
+            with pytest.raises(WsKitError, match="UNAVAILABLE"):
+                await presence.list("room")
+            scope.cancel()
+    await ask()
+    assert inside._turns == {}
+    nursery.cancel_scope.cancel()

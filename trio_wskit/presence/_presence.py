@@ -7,6 +7,7 @@ import math
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from itertools import count
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, TypeVar, final
 
 import attrs
@@ -77,6 +78,18 @@ class PresenceStatistics:
 
 
 @final
+class _Turn:
+    """Who asks for the list of one topic: one after the other, so that most find an answer that is young enough."""
+
+    __slots__ = ("answer", "asked", "lock")
+
+    def __init__(self) -> None:
+        self.lock = trio.Lock()
+        self.asked = -1
+        self.answer: PresenceList | None = None
+
+
+@final
 class Presence:
     """Who is there: give one to an `App`. See docs/howto/presence.md.
 
@@ -118,9 +131,9 @@ class Presence:
         if ttl <= linger:
             raise ConfigError(f"Presence(ttl=…) takes seconds above linger={linger!r}, not {ttl!r}")
         counts = (("max_members", max_members), ("max_state_bytes", max_state_bytes), ("max_places", max_places))
-        for name, count in counts:
-            if isinstance(count, bool) or count < 1:
-                raise ConfigError(f"Presence({name}=…) takes a whole number above 0, not {count!r}")
+        for name, bound in counts:
+            if isinstance(bound, bool) or bound < 1:
+                raise ConfigError(f"Presence({name}=…) takes a whole number above 0, not {bound!r}")
         if not prefix or "*" in prefix:
             raise ConfigError(f"Presence(prefix=…) takes a text without a star, not {prefix!r}")
         self._store: PresenceStore = MemoryPresence() if store is None else store
@@ -133,6 +146,8 @@ class Presence:
         self._prefix = prefix
         self._subscribers = subscribers
         self._names: TopicNames | None = None  # there while it runs
+        self._questions = count()
+        self._turns: dict[str, _Turn] = {}  # the topics of which somebody asks for the list
         self._blocks = 0
         self._beats = self._failures = self._diffs = self._unpublished = self._lost = 0
         self._reset()
@@ -174,15 +189,30 @@ class Presence:
 
         Cancelled: nothing has happened.
         """
-        return (await self.snapshot(topic)).members
+        return [*(await self.snapshot(topic)).members]
 
     async def snapshot(self, topic: str) -> PresenceList:
         """Who is there, and the version of this list, as a message that a client can take.
+
+        Those who ask at the same time share one answer, for which the store was asked after the last of them.
 
         Raises, Cancelled: as `list`.
         """
         name = self._name(topic)
         self._in_use()
+        asked = next(self._questions)
+        turn = self._turns.setdefault(name, _Turn())
+        try:
+            async with turn.lock:
+                if turn.asked < asked or turn.answer is None:
+                    turn.asked, turn.answer = next(self._questions), None
+                    turn.answer = await self._list(name)
+                return turn.answer
+        finally:
+            if not turn.lock.statistics().tasks_waiting and not turn.lock.locked():
+                self._turns.pop(name, None)
+
+    async def _list(self, name: str) -> PresenceList:
         snapshot = await self._ask(self._store.members(name))
         states = {**snapshot.members, **self._book.pending(name)}
         members: list[PresenceMember] = []
@@ -201,8 +231,8 @@ class Presence:
         """
         name = self._name(topic)
         self._in_use()
-        count = await self._ask(self._store.count(name))
-        return count + self._book.unheard(name)
+        stored = await self._ask(self._store.count(name))
+        return stored + self._book.unheard(name)
 
     async def _ask(self, answer: Awaitable[T]) -> T:
         try:
