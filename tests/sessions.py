@@ -236,8 +236,8 @@ async def open_house(
 def _check_nothing_left(house: House) -> None:
     app: Any = house.app  # its inside, too
     assert app.sessions == ()
-    assert app._places == 0
-    assert app._places_by_address == {}
+    assert app.door.places == 0
+    assert app.door._places_by_address == {}
     assert len(app._hub) == 0
     assert tuple(app._driver.list_topics()) == ()
     sessions: list[Any] = list(house.sessions)

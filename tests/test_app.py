@@ -308,8 +308,8 @@ async def test_an_authenticate_that_is_cancelled_frees_its_place(autojump_clock:
         client.scope.cancel()
         await client.served.wait()
         inside: Any = house.app
-        assert inside._places == 0
-        assert inside._places_by_address == {}
+        assert inside.door.places == 0
+        assert inside.door._places_by_address == {}
         third = await house.connect(Request(remote="1.2.3.4"))
         assert third.refused is None
         third.scope.cancel()
@@ -437,7 +437,7 @@ async def test_a_plain_request_is_admitted_and_served(autojump_clock: MockClock)
         assert await client.texts() == ["a"]
         peer.close()
     inside: Any = app
-    assert inside._places_by_address == {}
+    assert inside.door._places_by_address == {}
 
 
 @pytest.mark.parametrize(

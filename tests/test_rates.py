@@ -193,7 +193,7 @@ async def test_connections_of_one_identity_are_bounded(autojump_clock: MockClock
         assert (await house.connect(Request(target="/ann"))).refused is None
         assert told == [LimitExceeded("connections", 3, 2, None)]
     app: Any = house.app
-    assert app._places_by_identity == {}
+    assert app.door._places_by_identity == {}
 
 
 async def test_an_identity_that_fails_is_500_and_holds_no_place(autojump_clock: MockClock) -> None:

@@ -1,6 +1,5 @@
 """A WebSocket framework for Trio: schema-first routing, RPC, pub/sub and rate limiting, with structured concurrency."""
 
-from trio_wskit._app import Admission as Admission
 from trio_wskit._app import App as App
 from trio_wskit._app import open_app as open_app
 from trio_wskit._budget import ByteBudget as ByteBudget
@@ -23,6 +22,7 @@ from trio_wskit._core.schema import message as message
 from trio_wskit._core.templates import TopicTemplate as TopicTemplate
 from trio_wskit._core.templates import topic as topic
 from trio_wskit._core.topics import TopicRules as TopicRules
+from trio_wskit._door import Admission as Admission
 from trio_wskit._idempotency import MemoryIdempotency as MemoryIdempotency
 from trio_wskit._lease import Auth as Auth
 from trio_wskit._lease import AuthLease as AuthLease

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import random
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
 from typing import Any, Final, cast, final
 
-import attrs
 import trio
 
 from trio_wskit._budget import ByteBudget
 from trio_wskit._core.frames import close_frame
-from trio_wskit._core.handshake import Request, origin_allowed
-from trio_wskit._core.ids import uuid7
+from trio_wskit._core.handshake import Request
 from trio_wskit._core.keeping import HistoryRules, keep_by
 from trio_wskit._core.options import Limits
 from trio_wskit._core.overflow import Overflow, check_overflow
@@ -26,13 +23,14 @@ from trio_wskit._core.publishing import PublishResult
 from trio_wskit._core.terms import TermsBook
 from trio_wskit._core.topics import TopicRules
 from trio_wskit._dispatch import compile_routes
+from trio_wskit._door import Admission, Authenticate, Door, Place
 from trio_wskit._drain import run_drain
 from trio_wskit._heartbeat import Heartbeat
 from trio_wskit._idempotency import MemoryIdempotency
 from trio_wskit._lease import AuthLease, LeaseKeeper
 from trio_wskit._outbox import Flusher
 from trio_wskit._router import Router
-from trio_wskit._session import LimitExceeded, Services, Session
+from trio_wskit._session import Services, Session
 from trio_wskit._work import Drain, DrainReport, Work
 from trio_wskit.abc import BrokeredDriver, HistoryStore, IdempotencyStore, PubSubDriver, Transport
 from trio_wskit.errors import ConfigError, ConnectionClosed, PubSubError, Reject, WsKitError
@@ -47,57 +45,11 @@ from trio_wskit.pubsub._throttle import ThrottledPublisher, ThrottleMode, open_t
 from trio_wskit.pubsub.history import MemoryHistory
 from trio_wskit.pubsub.memory import MemoryPubSub
 
-__all__ = ["Admission", "App", "open_app"]
+__all__ = ["App", "open_app"]
 
 logger = logging.getLogger("trio_wskit")
 
-Authenticate = Callable[[Request], Awaitable[Any]]
-
-
-def _retry_after() -> Mapping[str, str]:
-    return {"Retry-After": str(random.randint(1, 5))}  # not the same for all
-
-
-_RETRY_AFTER: Final = {"Retry-After": "1"}
 _REASON_BYTES: Final = 123  # RFC 6455 section 5.5: a control frame carries 125 bytes, two of them the code
-
-
-@final
-@attrs.frozen
-class Admission:
-    """A handshake that may go on.
-
-    Attributes:
-        request: the handshake's request.
-        client_id: the new connection's id, a UUIDv7.
-        data: what `authenticate` returned.
-        identity: who the client is, across connections; the client id where the app names no one.
-    """
-
-    request: Request
-    client_id: str
-    data: Any
-    identity: str = ""
-
-
-@final
-class _Place:
-    """See `App.admit`. A class of its own, for a generator would cost every idle connection half a kilobyte."""
-
-    __slots__ = ("_app", "_identity", "_request")
-
-    def __init__(self, app: App, request: Request) -> None:
-        self._app = app
-        self._request = request
-        self._identity = ""
-
-    async def __aenter__(self) -> Admission:
-        admission = await self._app.take_place(self._request)
-        self._identity = admission.identity
-        return admission
-
-    async def __aexit__(self, *_: object) -> None:
-        self._app.free_place(self._request, self._identity)
 
 
 @final
@@ -105,6 +57,11 @@ class App:
     """A router and what it needs to run: limits, authentication, a pub/sub driver.
 
     An app runs inside ``async with open_app(app)``; `serve` does that for you.
+
+    Attributes:
+        router: the handlers.
+        limits: the bounds.
+        door: lets connections in; `admit` holds it open.
 
     Args:
         router: the handlers.
@@ -176,16 +133,13 @@ class App:
             check_overflow(overflow)
         self.router: Router = router
         self.limits: Limits = limits or Limits()
-        self._authenticate = authenticate
         if isinstance(subprotocols, str):
             raise ConfigError(f"subprotocols takes a list, not the text {subprotocols!r}")
         self._subprotocols = None if subprotocols is None else tuple(subprotocols)
-        self._origins = None if origins is None else frozenset(origin.lower().rstrip("/") for origin in origins)
         self._driver = pubsub if pubsub is not None else MemoryPubSub()
         rules = topics or TopicRules()
         terms = TermsBook()
         self._hub = Hub(self._driver, overflow, rules.max_publishing, budget=budget, terms=terms, wall_clock=wall_clock)
-        self._identity = identity
         self._idempotency: IdempotencyStore | None = (
             (MemoryIdempotency() if idempotency else None) if isinstance(idempotency, bool) else idempotency
         )
@@ -219,9 +173,15 @@ class App:
         elif history_store is not None:
             raise ConfigError("history_store is where history= is kept: say which topics keep one")
         self._publisher = Publisher(self._hub, self._desk, lambda: self.router.hooks, wall_clock, lambda: self.is_open)
-        self._places = 0  # handshakes and sessions that hold a place
-        self._places_by_address: dict[str, int] = {}
-        self._places_by_identity: dict[str, int] = {}
+        self.door: Door = Door(
+            self.limits,
+            lambda: self.router.hooks,
+            lambda: self._takes_connections,
+            authenticate=authenticate,
+            origins=origins,
+            identity=identity,
+            wall_clock=wall_clock,
+        )
         self._brokered = self._driver if isinstance(self._driver, BrokeredDriver) else None
         self._draining = False
         self._drained: trio.Event | None = None  # there while a drain runs, and after
@@ -447,94 +407,11 @@ class App:
         Cancelled: the place is free again.
         """
         self._opened()
-        return _Place(self, request)
+        return Place(self.door, request)
 
     def subprotocols_for(self, request: Request) -> Sequence[str]:
         """Those that may be chosen for this handshake, the best first."""
         return request.subprotocols[:1] if self._subprotocols is None else self._subprotocols
-
-    async def take_place(self, request: Request) -> Admission:
-        """What entering `admit` does; every success is followed by one `free_place`."""
-        if self._draining:
-            raise Reject(503, "Shutting down", _retry_after())
-        if not origin_allowed(request, self._origins):
-            raise Reject(403, "Origin not allowed")
-        address = request.remote
-        self._check_places(address)
-        self._places += 1
-        if address is not None:
-            self._places_by_address[address] = self._places_by_address.get(address, 0) + 1
-        try:
-            client_id = uuid7(int(self._wall_clock() * 1000), os.urandom(10))
-            data = await self._data_of(request, client_id)
-            if not self._takes_connections:  # look again: that may have taken its time
-                raise Reject(503, "Shutting down", _retry_after())
-            if self._identity is None:
-                return Admission(request, client_id, data, client_id)
-            return self._identified(Admission(request, client_id, data, client_id))
-        except BaseException:
-            self.free_place(request, "")
-            raise
-
-    def _identified(self, admission: Admission) -> Admission:
-        assert self._identity is not None
-        try:
-            identity = self._identity(admission)
-        except Exception:
-            logger.exception("identity failed for client %s", admission.client_id)
-            raise Reject(500, "Internal server error") from None
-        if identity is None:
-            return admission
-        held = self._places_by_identity.get(identity, 0)
-        limit = self.limits.max_connections_per_identity
-        if limit is not None and held >= limit:
-            self._over_capacity(held + 1, limit)
-        self._places_by_identity[identity] = held + 1
-        return attrs.evolve(admission, identity=identity)
-
-    def free_place(self, request: Request, identity: str) -> None:
-        """What leaving `admit` does."""
-        if identity in self._places_by_identity:
-            self._places_by_identity[identity] -= 1
-            if not self._places_by_identity[identity]:
-                del self._places_by_identity[identity]
-        address = request.remote
-        self._places -= 1
-        if address is not None:
-            self._places_by_address[address] -= 1
-            if not self._places_by_address[address]:
-                del self._places_by_address[address]
-
-    def _check_places(self, address: str | None) -> None:
-        limits = self.limits
-        if limits.max_connections is not None and self._places >= limits.max_connections:
-            self._over_capacity(self._places + 1, limits.max_connections)
-        held = self._places_by_address.get(address, 0) if address is not None else 0
-        if limits.max_connections_per_address is not None and held >= limits.max_connections_per_address:
-            self._over_capacity(held + 1, limits.max_connections_per_address)
-
-    def _over_capacity(self, observed: int, limit: int) -> None:
-        info = LimitExceeded("connections", observed, limit, None)
-        for hook in self.router.hooks.on_limit_exceeded:
-            try:
-                hook(info)
-            except Exception:
-                logger.exception("an on_limit_exceeded hook failed")
-        raise Reject(429, "Too many connections", _RETRY_AFTER)
-
-    async def _data_of(self, request: Request, client_id: str) -> Any:
-        if self._authenticate is None:
-            return {}
-        try:
-            data = await self._authenticate(request)
-        except Reject:
-            raise
-        except Exception:
-            logger.exception("authenticate failed for client %s", client_id)
-            raise Reject(500, "Internal server error") from None
-        if data is None:
-            raise Reject(401, "Unauthorized")
-        return data
 
     async def serve_session(self, transport: Transport, request: Request | Admission) -> None:
         """Serve an accepted WebSocket until it is closed.

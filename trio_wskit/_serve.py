@@ -15,9 +15,10 @@ from typing import Any, Final, Literal, final
 import attrs
 import trio
 
-from trio_wskit._app import Admission, App, open_app
+from trio_wskit._app import App, open_app
 from trio_wskit._core.handshake import HttpResponse, Request
 from trio_wskit._core.upgrade import accept_upgrade
+from trio_wskit._door import Admission
 from trio_wskit.abc import Transport
 from trio_wskit.errors import ConfigError, ConnectionClosed, Reject
 from trio_wskit.transports._front import (
@@ -342,13 +343,13 @@ class _Door:
     async def _admit(self, request: Request) -> Admission:
         if self._closing:
             raise Reject(503, "Shutting down", {"Retry-After": "1"})
-        admission = await self._app.take_place(request)
+        admission = await self._app.door.take_place(request)
         self._clients.add(admission.client_id)
         return admission
 
     def _leave(self, admission: Admission) -> None:
         self._clients.discard(admission.client_id)
-        self._app.free_place(admission.request, admission.identity)
+        self._app.door.free_place(admission.request, admission.identity)
 
     async def _greet(self, stream: trio.abc.Stream) -> tuple[trio.abc.Stream, Head] | None:
         """Begin TLS where it is due, and read the request; None where it got a plain answer."""

@@ -20,7 +20,7 @@ from trio_wskit.errors import ConfigError, Reject
 from trio_wskit.transports._hangup import socket_below
 
 if TYPE_CHECKING:
-    from trio_wskit._app import Admission
+    from trio_wskit._door import Admission
 
 __all__ = [
     "LINK_ERRORS",

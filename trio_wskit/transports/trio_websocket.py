@@ -23,7 +23,8 @@ from trio_wskit.transports._frame_stream import FrameStream
 from trio_wskit.transports._front import Head, accept_headers
 
 if TYPE_CHECKING:
-    from trio_wskit._app import Admission, App
+    from trio_wskit._app import App
+    from trio_wskit._door import Admission
 
 __all__ = ["TrioWebSocketTransport", "request_of", "serve_request"]
 
