@@ -151,6 +151,9 @@ class MalformedMessage(WsKitError):
         self.correlation_id = correlation_id
 
 
+_ISSUES_SHOWN: Final = 3
+
+
 class PayloadInvalid(WsKitError):
     """A payload or a meta does not fit its schema.
 
@@ -163,6 +166,12 @@ class PayloadInvalid(WsKitError):
         super().__init__(
             "INVALID_ARGUMENT", f"Validation failed for {type_name}", {"issues": [dict(one) for one in self.issues]}
         )
+
+    def __str__(self) -> str:
+        shown = [f"{one['path'] or 'the payload'}: {one['message']}" for one in self.issues[:_ISSUES_SHOWN]]
+        if len(self.issues) > _ISSUES_SHOWN:
+            shown.append(f"and {len(self.issues) - _ISSUES_SHOWN} more")
+        return f"{super().__str__()} ({'; '.join(shown)})" if shown else super().__str__()
 
 
 class ValidationError(PayloadInvalid):

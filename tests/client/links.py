@@ -155,7 +155,8 @@ class _Keep(logging.Handler):
         self.lines: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(self.format(record))
+        if "trying again" not in record.msg:
+            self.lines.append(self.format(record))
 
 
 @asynccontextmanager

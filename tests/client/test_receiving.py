@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import logging
 from contextlib import suppress
+from functools import partial
+from typing import Any
 
 import pytest
 import trio
@@ -96,6 +98,16 @@ async def test_a_handler_may_ask_though_the_server_never_stops_talking(autojump_
         nursery.start_soon(talk)
         await trio.sleep(1)
         assert len(replies) == 15
+
+
+async def test_what_is_no_function_is_refused_when_it_is_registered(autojump_clock: MockClock) -> None:
+    nothing: Any = "nothing"
+    async with open_pair() as (client, _):
+        for register in (client.on_error, client.on_unhandled, partial(client.on, News), client.on(News)):
+            with pytest.raises(ConfigError, match="takes a function, not 'nothing'"):
+                register(nothing)
+        with pytest.raises(ConfigError, match="is not a message"):
+            client.on(nothing)
 
 
 # Streams

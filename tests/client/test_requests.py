@@ -192,10 +192,16 @@ async def test_there_is_a_limit_of_requests_and_an_id_is_used_once(autojump_cloc
 
 async def test_what_cannot_be_sent_is_said_at_once(autojump_clock: MockClock) -> None:
     async with open_pair() as (client, server):
-        with pytest.raises(PayloadInvalid):
+        with pytest.raises(PayloadInvalid, match=r"Validation failed for GET_USER \(id: "):
             await client.request(GetUser(5))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
         with pytest.raises(PayloadInvalid):
             await client.send(Hello(5))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        with pytest.raises(ConfigError, match=r"takes a message, not its class: GetUser\(…\)"):
+            await client.request(GetUser)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        with pytest.raises(ConfigError, match=r"takes a message, not its class: Hello\(…\)"):
+            await client.send(Hello)
+        with pytest.raises(ConfigError, match="str is not a message"):
+            await client.send("hello")
         with pytest.raises(ConfigError, match="is no request"):
             await client.request(Hello("a"))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
         assert await server.heard() == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -87,6 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line, and return the exit code: 1 where there is no connection, or none any more."""
     parsed = _parser().parse_args(arguments)
     screen = Screen()
+    logging.getLogger("trio_wskit").addHandler(logging.NullHandler())  # the screen says it
     try:
         with contextlib.ExitStack() as stack:
             replayed = None

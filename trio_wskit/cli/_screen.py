@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any, Final, final
 
 from trio_wskit._core.envelope import ABSENT, Envelope
-from trio_wskit.errors import PayloadInvalid, ServerError, ValidationError
+from trio_wskit.errors import ServerError
 
 __all__ = ["Screen", "as_json", "explained"]
 
@@ -32,8 +32,6 @@ def as_json(envelope: Envelope) -> dict[str, Any]:
 def explained(error: Exception) -> str:
     """An error with all that it knows."""
     text = str(error)
-    if isinstance(error, (ValidationError, PayloadInvalid)):
-        return f"{text} {json.dumps(error.issues, ensure_ascii=False)}"
     if isinstance(error, ServerError):
         if error.details:
             text += f" {json.dumps(error.details, ensure_ascii=False)}"

@@ -14,8 +14,8 @@ from trio_wskit.client._calls import ClientCall
 from trio_wskit.client._lifecycle import Lifecycle, State, StateChange
 from trio_wskit.client._listening import Listening
 from trio_wskit.client._queue import Outgoing
-from trio_wskit.client._raw import RawMessage
-from trio_wskit.client._receive import ErrorHook, Handler, Receiver, UnhandledHook
+from trio_wskit.client._raw import RawMessage, spec_of_instance
+from trio_wskit.client._receive import ErrorHook, Handler, Receiver, UnhandledHook, check_callable
 from trio_wskit.client._retry import Retry
 from trio_wskit.client._sending import Meta, Sender
 from trio_wskit.client._stats import ClientStats
@@ -154,7 +154,7 @@ class Client:
 
         Cancelled: nothing was accepted.
         """
-        frame = text_frame(spec_of(type(message)).encode(message, self._sender.meta(meta, correlation_id)))
+        frame = text_frame(spec_of_instance(message).encode(message, self._sender.meta(meta, correlation_id)))
         await self._sender.submit(Outgoing(lambda _: frame))
 
     # Requests.
@@ -291,6 +291,9 @@ class Client:
 
         Returns:
             As a decorator, the handler; else a function that removes it.
+
+        Raises:
+            ConfigError: the class is no message class, or the handler is no function.
         """
         spec = spec_of(cls)
         if handler is not None:
@@ -359,7 +362,12 @@ class Client:
         return self._listening.subscribed(topic, cls, where, subscribe, unsubscribe, capacity, overflow)
 
     def on_unhandled(self, hook: UnhandledHook) -> Callable[[], None]:
-        """Call a function with the envelope of each message that nobody wants. Returns what removes it."""
+        """Call a function with the envelope of each message that nobody wants. Returns what removes it.
+
+        Raises:
+            ConfigError: it is no function.
+        """
+        check_callable(hook, "on_unhandled")
         self._receiver.on_unhandled.append(hook)
         return lambda: self._receiver.on_unhandled.remove(hook)
 
@@ -372,6 +380,10 @@ class Client:
 
         Returns:
             What removes it.
+
+        Raises:
+            ConfigError: it is no function.
         """
+        check_callable(hook, "on_error")
         self._receiver.on_error.append(hook)
         return lambda: self._receiver.on_error.remove(hook)

@@ -68,12 +68,13 @@ class Target:
     user_info: str = attrs.field(repr=False)
 
     @staticmethod
-    def parse(url: str, schemes: Sequence[str] = ("ws", "wss")) -> Target:
+    def parse(url: str, schemes: Sequence[str] = ("ws", "wss"), argument: str = "open_client") -> Target:
         """Read a URL.
 
         Args:
             url: ``ws://host:port/path?query``.
             schemes: the plain one, and the one over TLS.
+            argument: what takes it, for errors.
 
         Raises:
             ConfigError: it is none; the text does not show its query.
@@ -83,9 +84,9 @@ class Target:
             parts = urlsplit(url)
             port = parts.port
         except ValueError:
-            raise ConfigError(f"not a URL of the form {plain}://host:port/path") from None
+            raise ConfigError(f"{argument} takes a URL of the form {plain}://host:port/path") from None
         if parts.scheme not in schemes or not parts.hostname or parts.fragment or port == 0:
-            raise ConfigError(f"takes a URL of the form {plain}://host/path or {secure}://host/path")
+            raise ConfigError(f"{argument} takes a URL of the form {plain}://host/path or {secure}://host/path")
         is_secure = parts.scheme == secure
         target = parts.path or "/"
         if parts.query:
@@ -144,7 +145,7 @@ class Dialer:
     ) -> None:
         self._target = target
         self._ssl_context = ssl_context
-        self._proxy = None if proxy is None else Target.parse(proxy, ("http", "https"))
+        self._proxy = None if proxy is None else Target.parse(proxy, ("http", "https"), "proxy")
         self._proxy_ssl_context = proxy_ssl_context
         self._deflate = deflate
         self._max_message_bytes = max_message_bytes

@@ -215,7 +215,9 @@ class Lifecycle:
             if delay is None:
                 logger.warning("%s: %s; giving up", self._label, closed)
                 return closed
-            logger.info("%s: %s; trying again in %.1f s", self._label, closed, delay)
+            # Who waits for a first connection sees nothing else of it.
+            level = logging.WARNING if self.connects == 0 and failures == 1 else logging.INFO
+            logger.log(level, "%s: %s; trying again in %.1f s", self._label, closed, delay)
             self._go(StateChange("reconnecting", closed, failures, delay))
             with self._interruptible():
                 await trio.sleep(delay)

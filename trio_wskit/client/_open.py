@@ -95,6 +95,17 @@ async def open_client(
 
     Cancelled: the connection is closed with 1000, within a second.
     """
+    options: list[tuple[str, object, type]] = [
+        ("auth", auth, TokenAuth),
+        ("headers", headers, Mapping),
+        ("reconnect", reconnect, Reconnect),
+        ("queue", queue, QueueOptions),
+        ("retry", retry, Retry),
+        ("limits", limits, Limits),
+    ]
+    for name, value, cls in options:
+        if value is not None and not isinstance(value, cls):  # said now, and not when it is first needed
+            raise ConfigError(f"{name} takes a {cls.__name__}, not {type(value).__name__}")
     limits = limits or Limits()
     queue = queue or QueueOptions()
     if max_pending < 1:

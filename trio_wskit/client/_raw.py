@@ -13,7 +13,7 @@ from trio_wskit._core.json_text import dumps, is_json
 from trio_wskit._core.schema import MessageSpec, spec_of
 from trio_wskit.errors import ConfigError, PayloadInvalid
 
-__all__ = ["RawMessage", "compiled"]
+__all__ = ["RawMessage", "compiled", "spec_of_instance"]
 
 
 @final
@@ -38,11 +38,22 @@ class RawMessage:
         return dumps(envelope)
 
 
+def spec_of_instance(message: object) -> MessageSpec:
+    """The spec of a message's class.
+
+    Raises:
+        ConfigError: it is no message; in particular, it is the class itself.
+    """
+    if isinstance(message, type):
+        raise ConfigError(f"takes a message, not its class: {message.__qualname__}(…)")
+    return spec_of(type(message))
+
+
 def compiled(message: object) -> tuple[Callable[[dict[str, Any]], bytes], MessageSpec | None]:
     """How a request is written, and what answers it; None for anything."""
     if isinstance(message, RawMessage):
         return message.encode, None
-    spec = spec_of(type(message))
+    spec = spec_of_instance(message)
     if spec.reply is None:
         raise ConfigError(f"{spec.cls.__qualname__} is no request: give it a reply: class …(Rpc[Reply])")
     return partial(spec.encode, message), spec.reply

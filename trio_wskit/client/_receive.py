@@ -21,8 +21,9 @@ from trio_wskit._core.schema import MessageSpec
 from trio_wskit.client._gate import Gate
 from trio_wskit.client._requests import Requests, server_error
 from trio_wskit.client._streams import Bell, Stream
+from trio_wskit.errors import ConfigError
 
-__all__ = ["ErrorHook", "Handler", "Receiver", "Tap", "UnhandledHook"]
+__all__ = ["ErrorHook", "Handler", "Receiver", "Tap", "UnhandledHook", "check_callable"]
 
 logger = logging.getLogger("trio_wskit.client")
 
@@ -31,6 +32,12 @@ UnhandledHook = Callable[[Envelope], object]
 ErrorHook = Callable[[Exception, Envelope | None], object]
 
 _UNHANDLED_LOGGED: Final = 100  # characters of a type, which the server chose
+
+
+def check_callable(hook: object, where: str) -> None:
+    """Refuse what is no function when it is registered, and not when it is first needed."""
+    if not callable(hook):
+        raise ConfigError(f"{where} takes a function, not {hook!r}")
 
 
 @final
@@ -87,7 +94,12 @@ class Receiver:
         return self._add(Tap(spec, stream.put, stream, wanted))
 
     def add_handler(self, spec: MessageSpec, handler: Handler) -> Callable[[], None]:
-        """From now on call the handler with messages; what is returned ends that."""
+        """From now on call the handler with messages; what is returned ends that.
+
+        Raises:
+            ConfigError: it is no function.
+        """
+        check_callable(handler, "on")
 
         def put(message: Any) -> None:
             assert self._now is not None
