@@ -7,7 +7,8 @@ Rules
   gets of the past: what is published meanwhile waits in a bounded `Hold`, not in its outbox.
 - The decision is one step without a wait: all that was missed, and what was held and is newer, goes into the outbox;
   or, where anything is missing or finds no room, nothing that was missed does. So no client ever gets a part.
-- Decisions take turns, one in each scheduler pass: ten thousand at once delay nobody else.
+- Who asks for the past takes turns, and so do the decisions: of each there is one in a scheduler pass. So ten thousand
+  at once delay nobody else.
 """
 
 from __future__ import annotations
@@ -122,6 +123,7 @@ class Histories:
         self._publishing = 0
         self._holds: dict[str, dict[str, _Hold]] = {}
         self._feeds = None if self._immediate is not None else Feeds(self)
+        self._entry = trio.Lock()
         self._turn = trio.Lock()
 
     def of(self, topic: str) -> History | None:
@@ -301,6 +303,11 @@ class Histories:
         """What `Topics.subscribe` does around the driver's part."""
         return Catching(self, client_id, topic, keep, since, last, snapshot)
 
+    async def enter(self) -> None:
+        """Let others run, and those first who came before. Cancelled: nothing has begun."""
+        async with self._entry:
+            pass
+
     def is_live(self, client_id: str, topic: str) -> bool:
         """True where the client gets the topic's messages already, maybe by a pattern."""
         return client_id in self._hub.driver.local_subscribers(topic)
@@ -336,6 +343,8 @@ class Histories:
         limit = self._limit
         last = min(last, limit)
         if self._immediate is not None:
+            if since is None and not last:
+                return then(self._immediate.read_nowait(topic, keep))
             async with self._turn:
                 return then(self._immediate.read_nowait(topic, keep, since, last, limit))
         try:
@@ -400,6 +409,11 @@ class Catching:
         self._last = last
         self._snapshot = snapshot
         self._reached: Position | None = None  # once it is decided
+
+    async def enter(self) -> None:
+        """Wait for a turn, where there is something of the past to give."""
+        if self._since is not None or self._last or self._snapshot is not None:
+            await self._histories.enter()
 
     def __enter__(self) -> Catching:
         self._hold = self._histories.hold(self._client_id, self._topic)

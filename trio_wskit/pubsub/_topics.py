@@ -428,6 +428,7 @@ class Topics(AbstractSet[str]):
         if name not in self:
             self._desk.check(name)
         await trio.lowlevel.checkpoint_if_cancelled()
+        await catching.enter()
         state = self._began()
         turn = Turn(frozenset((name,)))
         turn.adds = (name,)
