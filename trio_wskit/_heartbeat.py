@@ -22,7 +22,8 @@ logger = logging.getLogger("trio_wskit")
 class Heartbeat:
     """Pings every session each ``ping_interval`` seconds; one that does not answer within ``ping_timeout`` is aborted.
 
-    A session that holds back reading is left alone: its pong would wait behind what we do not read.
+    A session that holds back reading is left alone: its pong would wait behind what we do not read. That its peer has
+    vanished is then found by the system, which asks the peer's (`transports/_hangup.py`).
     """
 
     def __init__(self, sessions: Mapping[str, Session], limits: Limits) -> None:

@@ -21,7 +21,7 @@ from typing import Any, Final, final
 
 import trio
 
-from trio_wskit.transports._hangup import hung_up, socket_below
+from trio_wskit.transports._hangup import hung_up, keep_alive, socket_below
 
 __all__ = ["FrameStream"]
 
@@ -57,6 +57,10 @@ class FrameStream(trio.abc.Stream):
     ) -> None:
         self._stream: trio.abc.Stream | None = stream
         self._socket: socket.socket | None = None
+        below = socket_below(stream)
+        if below is not None:
+            with contextlib.suppress(OSError):  # it has gone already, which the first read tells
+                keep_alive(below.socket)
         if isinstance(stream, trio.SocketStream):
             self._socket = socket.socket(fileno=stream.socket.detach())
             self._socket.setblocking(False)

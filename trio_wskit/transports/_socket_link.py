@@ -21,6 +21,7 @@ import trio
 from trio.lowlevel import cancel_shielded_checkpoint, checkpoint_if_cancelled, wait_readable, wait_writable
 
 from trio_wskit.errors import ConnectionClosed
+from trio_wskit.transports._hangup import keep_alive
 from trio_wskit.transports._wire import READ_BYTES, Wire
 
 __all__ = ["SocketTransport"]
@@ -65,6 +66,7 @@ class SocketTransport(Wire):
         sock.setblocking(False)
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            keep_alive(sock)
         self._socket = sock
         self._rest: bytes = b""
         self._broken = False  # nothing more can be sent; what has come may still be read

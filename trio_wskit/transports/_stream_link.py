@@ -11,6 +11,7 @@ Rules
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ import trio
 from trio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if_cancelled
 
 from trio_wskit.errors import ConnectionClosed
-from trio_wskit.transports._hangup import hung_up, socket_below
+from trio_wskit.transports._hangup import hung_up, keep_alive, socket_below
 from trio_wskit.transports._wire import READ_BYTES, Wire
 
 __all__ = ["StreamTransport"]
@@ -65,6 +66,10 @@ class StreamTransport(Wire):
             max_fragments=max_fragments,
             deflate_window_bits=deflate_window_bits,
         )
+        below = socket_below(stream)
+        if below is not None:
+            with contextlib.suppress(OSError):  # it has gone already, which the first read tells
+                keep_alive(below.socket)
         self._stream = stream
         self._lock = trio.Lock()
         self._torn = False
