@@ -42,9 +42,14 @@ from trio_wskit.client import TokenAuth as TokenAuth
 from trio_wskit.client import open_client as open_client
 from trio_wskit.errors import CloseError as CloseError
 from trio_wskit.errors import ConfigError as ConfigError
+from trio_wskit.errors import ConnectFailed as ConnectFailed
 from trio_wskit.errors import ConnectionClosed as ConnectionClosed
+from trio_wskit.errors import PayloadInvalid as PayloadInvalid
 from trio_wskit.errors import PubSubError as PubSubError
 from trio_wskit.errors import Reject as Reject
+from trio_wskit.errors import RpcError as RpcError
+from trio_wskit.errors import ServerError as ServerError
+from trio_wskit.errors import ValidationError as ValidationError
 from trio_wskit.errors import WsKitError as WsKitError
 from trio_wskit.pubsub._policy import PubSubPolicy as PubSubPolicy
 from trio_wskit.pubsub._topics import TopicChange as TopicChange
