@@ -70,6 +70,7 @@ BARS = (
     Bar("idle-memory", 10.0, None),
     Bar("idle-memory", 1.0, WEBSOCKETS),
     Bar("stalled-tenth", 1.1, None),
+    Bar("stalled-one", 1.1, None),
     Bar("routed-echo-1", 1.3, ON_TRIO_WEBSOCKET, "raw-echo-1", ours=ON_TRIO_WEBSOCKET),
     Bar("routed-echo-16", 1.3, ON_TRIO_WEBSOCKET, "raw-echo-16", ours=ON_TRIO_WEBSOCKET),
     Bar("fanout-1000", 0.25, PLAIN, ours=ON_TRIO_WEBSOCKET),

@@ -39,6 +39,7 @@ class Load:
     seconds: float = 2.0
     timeout: float = 60.0
     tenth: str | None = None
+    every: int = 10
 
     def arguments(self, pid: int, port: int) -> list[str]:
         given: list[tuple[str, object]] = [
@@ -57,7 +58,7 @@ class Load:
         if self.expect:
             given.append(("--expect", self.expect))
         if self.tenth:
-            given.append(("--tenth", self.tenth))
+            given += [("--tenth", self.tenth), ("--every", self.every)]
         words = [self.mode, *(str(word) for pair in given for word in pair)]
         for text, answers in self.steps:
             words += ["--step", text, str(answers)]

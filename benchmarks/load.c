@@ -6,7 +6,8 @@
  *
  *   load echo     N clients keep W messages in flight each
  *   load fanout   N subscribers and one publisher, the next burst when every reading subscriber has the last one;
- *                 --tenth read|stall makes every tenth subscriber slow to fill, and with stall it never reads
+ *                 --tenth read|stall makes every tenth subscriber slow to fill, and with stall it never reads;
+ *                 with --every N it is every Nth
  *   load connects opens, shakes hands, closes; W at a time
  *   load idle     opens N connections, prints "ready", keeps them until its standard input ends
  *
@@ -57,12 +58,12 @@ struct conn {
 
 static struct {
     const char *mode, *path, *message, *expect, *tenth;
-    int port, clients, window, burst, pids, steps;
+    int port, clients, window, burst, every, pids, steps;
     long messages, warmup;
     double seconds, timeout;
     pid_t pid[MAX_PIDS];
     struct step step[MAX_STEPS]; /* step 0: every connection; the others: not the publisher */
-} opt = {.path = "/", .message = "", .window = 1, .burst = 1, .messages = 1000, .seconds = 60, .timeout = 60};
+} opt = {.path = "/", .message = "", .window = 1, .burst = 1, .every = 10, .messages = 1000, .seconds = 60, .timeout = 60};
 
 static int epfd, ready, lost;
 static long unexpected;
@@ -427,7 +428,7 @@ static long echo(long total, double seconds) {
 static long fanout(long bursts, double seconds, double *latency) {
     struct epoll_event events[EVENTS];
     int stalled = opt.tenth && !strcmp(opt.tenth, "stall");
-    long tenths = opt.tenth ? opt.clients / 10 : 0, fast = opt.clients - tenths, i = 0;
+    long tenths = opt.tenth ? opt.clients / opt.every : 0, fast = opt.clients - tenths, i = 0;
     double stop = now() + seconds;
     for (; i < bursts && now() < stop; i++) {
         long fast_left = fast * opt.burst, tenth_left = stalled ? 0 : tenths * opt.burst;
@@ -515,6 +516,7 @@ static void parse(int argc, char **argv) {
         else if (!strcmp(name, "--message")) opt.message = value;
         else if (!strcmp(name, "--expect")) opt.expect = value;
         else if (!strcmp(name, "--tenth")) opt.tenth = value;
+        else if (!strcmp(name, "--every")) opt.every = atoi(value);
         else if (!strcmp(name, "--clients")) opt.clients = atoi(value);
         else if (!strcmp(name, "--window")) opt.window = atoi(value);
         else if (!strcmp(name, "--burst")) opt.burst = atoi(value);
@@ -527,6 +529,7 @@ static void parse(int argc, char **argv) {
         else die(2, "unknown option %s", name);
     }
     if (!opt.port || !opt.pids) die(2, "--port and --pid are needed");
+    if (opt.every < 1) die(2, "--every is at least 1");
 }
 
 int main(int argc, char **argv) {
@@ -543,7 +546,7 @@ int main(int argc, char **argv) {
     if (!(conns = calloc(count + 1, sizeof *conns))) die(1, "no memory");
     if (fan) conns[opt.clients].kind = PUBLISHER;
     if (opt.tenth)
-        for (int i = 9; i < opt.clients; i += 10) conns[i].kind = TENTH;
+        for (int i = opt.every - 1; i < opt.clients; i += opt.every) conns[i].kind = TENTH;
     size_t size = strlen(opt.message);
     if (!(frame = malloc(size + 14))) die(1, "no memory");
     frame_len = mask_into(frame, 1, opt.message, size);
@@ -564,13 +567,13 @@ int main(int argc, char **argv) {
             return 0;
         }
         if (fan && opt.tenth && !strcmp(opt.tenth, "stall"))
-            for (int i = 9; i < opt.clients; i += 10) watch(&conns[i], EPOLL_CTL_DEL, 0);
+            for (int i = opt.every - 1; i < opt.clients; i += opt.every) watch(&conns[i], EPOLL_CTL_DEL, 0);
         if (fan) {
             if (!(latency = calloc(opt.messages + 1, sizeof *latency))) die(1, "no memory");
             fanout(opt.warmup, opt.seconds, NULL);
             begin(&r);
             latencies = fanout(opt.messages, opt.seconds, latency);
-            long reading = opt.tenth && !strcmp(opt.tenth, "stall") ? opt.clients - opt.clients / 10 : opt.clients;
+            long reading = opt.tenth && !strcmp(opt.tenth, "stall") ? opt.clients - opt.clients / opt.every : opt.clients;
             finish(&r, latencies * opt.burst * reading);
         } else if (!strcmp(opt.mode, "echo")) {
             echo(opt.warmup, opt.seconds);

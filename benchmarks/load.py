@@ -236,13 +236,13 @@ class Load:
 
 def measure(options: argparse.Namespace) -> dict[str, float] | None:
     load = Load(options)
-    tenths = options.clients // 10 if options.tenth else 0
+    tenths = options.clients // options.every if options.tenth else 0
     latencies: list[float] = []
     clients: list[Client] = []
     if options.mode == "connects":
         load.connects(options.warmup)
     else:
-        clients = [load.open(slow=bool(options.tenth) and i % 10 == 9) for i in range(options.clients)]
+        clients = [load.open(slow=bool(options.tenth) and (i + 1) % options.every == 0) for i in range(options.clients)]
     if options.mode == "idle":
         load.idle()
         return None
@@ -290,7 +290,7 @@ def main() -> int:
     parser.add_argument("--expect", default="")
     parser.add_argument("--tenth", choices=["read", "stall"])
     parser.add_argument("--step", nargs=2, action="append", default=[])
-    for name, default in ("clients", 0), ("window", 1), ("burst", 1), ("messages", 1000), ("warmup", 0):
+    for name, default in ("clients", 0), ("window", 1), ("burst", 1), ("every", 10), ("messages", 1000), ("warmup", 0):
         parser.add_argument(f"--{name}", type=int, default=default)
     for name in "seconds", "timeout":
         parser.add_argument(f"--{name}", type=float, default=60)

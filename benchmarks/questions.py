@@ -90,25 +90,29 @@ def _fanout(subscribers: int, burst: int = 1) -> Callable[[Server, float], Measu
     return measure
 
 
-def _stalled(server: Server, seconds: float) -> Measured:
-    """The slow tenth has small buffers in both halves; only in the second half does it not read.
+def _stalled(every: int) -> Callable[[Server, float], Measured]:
+    """The slow have small buffers in both halves; only in the second half do they not read.
 
     Messages of 4 KB fill those buffers after a few publishes, so that what the server then does is in the figures.
     """
-    load = _load("fanout", server, server.dialect.say(4000), join=True)
-    load = replace(load, clients=1000, messages=1000, warmup=3, seconds=2 * seconds, timeout=20)
-    halves: dict[str, dict[str, float]] = {}
-    for tenth in ("read", "stall"):
-        with running(server, "routed") as (pid, port):
-            halves[tenth] = generate(replace(load, tenth=tenth), pid, port)
-    return Measured(
-        round(halves["stall"]["p99_us"] / halves["read"]["p99_us"], 3),
-        {
-            f"{name}_{'without' if tenth == 'read' else 'with'}": half[name]
-            for tenth, half in halves.items()
-            for name in ("p50_us", "p99_us", "max_us")
-        },
-    )
+
+    def measure(server: Server, seconds: float) -> Measured:
+        load = _load("fanout", server, server.dialect.say(4000), join=True)
+        load = replace(load, clients=1000, messages=1000, warmup=3, seconds=2 * seconds, timeout=20, every=every)
+        halves: dict[str, dict[str, float]] = {}
+        for tenth in ("read", "stall"):
+            with running(server, "routed") as (pid, port):
+                halves[tenth] = generate(replace(load, tenth=tenth), pid, port)
+        return Measured(
+            round(halves["stall"]["p99_us"] / halves["read"]["p99_us"], 3),
+            {
+                f"{name}_{'without' if tenth == 'read' else 'with'}": half[name]
+                for tenth, half in halves.items()
+                for name in ("p50_us", "p99_us", "max_us")
+            },
+        )
+
+    return measure
 
 
 def _connects(server: Server, seconds: float) -> Measured:
@@ -175,7 +179,14 @@ QUESTIONS: dict[str, Question] = {
             "Fan-out to 1,000 of whom a tenth stall: publisher's p99, with against without",
             "ratio of p99",
             "routed",
-            _stalled,
+            _stalled(10),
+        ),
+        Question(
+            "stalled-one",
+            "Fan-out to 1,000 of whom one stalls: the others' p99, with against without",
+            "ratio of p99",
+            "routed",
+            _stalled(1000),
         ),
         Question("connects", "Connecting and closing, 16 at a time", "CPU µs a connection", "routed", _connects),
     )

@@ -22,7 +22,7 @@ import trio
 
 from trio_wskit._core.backlog import Frame
 from trio_wskit._core.options import Limits
-from trio_wskit._queue import Queue, Waiter, size_of
+from trio_wskit._queue import Queue, Waiter, notices_of, size_of
 from trio_wskit.abc import Transport
 from trio_wskit.errors import ConnectionClosed
 
@@ -306,7 +306,7 @@ class Outbox(Queue, trio.abc.SendChannel[Frame]):
             return
         if not left:
             frames.clear()
-            self._bytes = 0
+            self._bytes = self._notices = 0
             if self._waiting is not None:
                 self._cleared()
             return
@@ -331,6 +331,7 @@ class Outbox(Queue, trio.abc.SendChannel[Frame]):
             self._frames[taken] = Frame(left[0])
         del self._frames[:taken]
         self._bytes = size_of(self._frames)
+        self._notices = notices_of(self._frames)
 
     async def run_writer(self) -> None:
         """Write until nothing waits. Cancelled in the middle of a write: the connection is aborted."""
@@ -370,6 +371,8 @@ class Outbox(Queue, trio.abc.SendChannel[Frame]):
                 break
         batch = self._frames[:count]
         del self._frames[:count]
+        if self._notices:
+            self._notices -= notices_of(batch)
         return batch
 
     async def drained(self) -> None:
@@ -405,6 +408,7 @@ class Outbox(Queue, trio.abc.SendChannel[Frame]):
         waiting = size_of(self._frames[1:])
         self.break_off(closed)
         self._frames += first
+        self._notices = notices_of(first)
         self._bytes = size - waiting
 
     async def aclose(self) -> None:

@@ -31,7 +31,7 @@ from trio_wskit._core.options import Limits
 from trio_wskit._core.overflow import Conflate
 from trio_wskit.errors import ConnectionClosed
 
-__all__ = ["Owner", "Queue", "Ticket", "Waiter", "size_of"]
+__all__ = ["Owner", "Queue", "Ticket", "Waiter", "notices_of", "size_of"]
 
 
 class Owner(Protocol):
@@ -93,6 +93,7 @@ class Queue:
         "_bytes",
         "_frames",
         "_limits",
+        "_notices",
         "_owner",
         "_waiting",
         "_watched",
@@ -108,6 +109,7 @@ class Queue:
         self._limits = limits
         self._frames: list[Frame] = []
         self._bytes = 0  # of what is queued and of what the writer holds
+        self._notices = 0  # of the frames: these need no room
         self._writing = False
         self._waiting: deque[Waiter] | None = None  # made when somebody first waits, or watches
         self._watched: dict[Frame, Ticket] | None = None
@@ -153,9 +155,9 @@ class Queue:
 
     def _fits(self, size: int) -> bool:
         limits = self._limits
-        return (self._bytes + size <= limits.outbox_bytes and len(self._frames) < limits.outbox_messages) or not (
-            self._frames or self._writing
-        )
+        return (
+            self._bytes + size <= limits.outbox_bytes and len(self._frames) - self._notices < limits.outbox_messages
+        ) or not (self._frames or self._writing)
 
     def _append(self, frame: Frame) -> None:
         """Queue it, see that it leaves, and tell the budget, which may end this connection."""
@@ -212,7 +214,7 @@ class Queue:
             frame = waiter.frame
             if isinstance(frame, GapNotice):
                 waiting.popleft()
-                self._bytes += note_gap(self._frames, frame.about, frame.first, frame.last, frame.write)
+                self._note_gap(frame.about, frame.first, frame.last, frame.write)
             elif self._fits(len(frame.wire)):
                 waiting.popleft()
                 self._frames.append(frame)
@@ -237,18 +239,19 @@ class Queue:
         if self._broken is not None or self._others_wait(frame.topic):
             return False
         frames = self._frames
-        notices = sum(isinstance(old, GapNotice) for old in frames) if self.gaps else 0
         limits = self._limits
         oldest = drop_oldest(
             frames,
             self._bytes + len(frame.wire) - limits.outbox_bytes,
-            len(frames) - notices + 1 - limits.outbox_messages,
+            len(frames) - self._notices + 1 - limits.outbox_messages,
         )
         if oldest is None:
             return False
         self._remove(oldest, wants or _nobody)
         self.dropped += len(oldest)
         self._append(frame)
+        if self._waiting:
+            self._admit()  # what was dropped, or conflated before, may have been larger
         return self._broken is None
 
     def conflate(self, frame: Published, policy: Conflate) -> int:
@@ -287,10 +290,16 @@ class Queue:
         self._miss(topic, first, last, write)
 
     def _miss(self, topic: str, first: Offset, last: Offset, write: WriteGap) -> None:
+        self.gaps += self._note_gap(topic, first, last, write)
+        self._changed()
+
+    def _note_gap(self, topic: str, first: Offset, last: Offset, write: WriteGap) -> int:
+        """At the end of the queue: 1 where there is one notice more, 0 where one has grown."""
         count = len(self._frames)
         self._bytes += note_gap(self._frames, topic, first, last, write)
-        self.gaps += len(self._frames) - count
-        self._changed()
+        more = len(self._frames) - count
+        self._notices += more
+        return more
 
     def _others_wait(self, topic: str | None) -> bool:
         """Whether an earlier message of the topic waits for room: nothing may go before that."""
@@ -301,14 +310,15 @@ class Queue:
         if self._watched:
             for position in positions:
                 self._tell_lost(frames[position])
-        if not self.gaps and (wants is None or wants is _nobody):  # then there is no notice
+        if not self._notices and (wants is None or wants is _nobody):
             for position in reversed(positions):
                 self._bytes -= len(frames[position].wire)
                 del frames[position]
             return
-        self._bytes -= size_of(frames)
-        self.gaps += remove(frames, positions, wants)
-        self._bytes += size_of(frames)
+        removed = remove(frames, positions, wants)
+        self.gaps += removed.made
+        self._notices += removed.notices
+        self._bytes += removed.size
 
     def watch(self, ticket: Ticket) -> None:
         """Tell `ticket` what becomes of the frame that was accepted last, and is still queued."""
@@ -338,7 +348,7 @@ class Queue:
         if self._broken is None:
             self._broken = closed
         self._frames.clear()
-        self._bytes = 0
+        self._bytes = self._notices = 0
         if self._budget is not None:
             self._budget.charge(self, 0)
         if self._watched:
@@ -349,6 +359,11 @@ class Queue:
             waiting, self._waiting = self._waiting, None
             for waiter in waiting:
                 waiter.refused(closed)
+
+
+def notices_of(frames: Sequence[Frame]) -> int:
+    """How many of them are notices."""
+    return sum(isinstance(frame, GapNotice) for frame in frames)
 
 
 def size_of(frames: Sequence[Frame]) -> int:

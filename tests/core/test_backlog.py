@@ -62,6 +62,10 @@ def shown(frames: list[Frame]) -> str:
     return " ".join(words)
 
 
+def _measure(frames: list[Frame]) -> tuple[int, int]:
+    return sum(len(frame.wire) for frame in frames), sum(isinstance(frame, GapNotice) for frame in frames)
+
+
 # --- which are dropped -----------------------------------------------------------------------------------------------
 
 
@@ -116,8 +120,11 @@ def test_a_notice_stands_where_messages_are_missing_and_there_is_one_for_all_tha
 ) -> None:
     frames = queue(words)
     # A queue never has two adjacent notices of a topic; one row has, to see that they become one.
-    assert remove(frames, positions, everybody) == made
+    size, notices = _measure(frames)
+    removed = remove(frames, positions, everybody)
     assert shown(frames) == left
+    assert removed.made == made
+    assert (size + removed.size, notices + removed.notices) == _measure(frames)
 
 
 def test_who_did_not_ask_gets_no_notice() -> None:
@@ -126,18 +133,19 @@ def test_who_did_not_ask_gets_no_notice() -> None:
     def wants(topic: str) -> WriteGap | None:
         return write if topic == "b" else None
 
-    assert remove(frames, [0, 2], wants) == 1
+    assert remove(frames, [0, 2], wants).made == 1
     assert shown(frames) == "r b1-1 a2"
-    assert remove(frames, [2], nobody) == 0
+    assert remove(frames, [2], nobody).made == 0
     assert shown(frames) == "r b1-1"
 
 
 def test_what_a_newer_message_replaces_is_not_missing_but_notices_around_it_become_one() -> None:
     frames = queue("a1 a2 b1")
-    assert remove(frames, [0, 1], None) == 0
+    assert remove(frames, [0, 1], None).made == 0
     assert shown(frames) == "b1"
     frames = queue("a1-1 a2 r a3-3 a4")
-    assert remove(frames, [1], None) == 0
+    gone = [frames[0], frames[1], frames[3]]
+    assert remove(frames, [1], None) == (0, -1, len(write("a", 1, 3)) - sum(len(frame.wire) for frame in gone))
     assert shown(frames) == "a1-3 r a4"
 
 

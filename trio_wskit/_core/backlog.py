@@ -9,8 +9,8 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import final
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, final
 
 from trio_wskit._core.frames import payload_of
 from trio_wskit._core.history import GAP
@@ -22,6 +22,7 @@ __all__ = [
     "GapNotice",
     "Offset",
     "Published",
+    "Removed",
     "WriteGap",
     "drop_oldest",
     "encode_gap",
@@ -167,71 +168,89 @@ def _same(one: object, other: object) -> bool:
         return False
 
 
-def remove(frames: list[Frame], positions: Sequence[int], wants: Callable[[str], WriteGap | None] | None) -> int:
+class Removed(NamedTuple):
+    """What `remove` has changed.
+
+    Attributes:
+        made: new notices.
+        notices: how many notices there are more.
+        size: how many bytes there are more: mostly a negative number.
+    """
+
+    made: int
+    notices: int
+    size: int
+
+
+def remove(frames: list[Frame], positions: Sequence[int], wants: Callable[[str], WriteGap | None] | None) -> Removed:
     """Take the messages at these positions out, and leave notices in their places for those who want them.
+
+    Only the part of the queue up to the last position is looked at, and as much behind it as it takes to find the next
+    message of a topic that has a new notice.
 
     Args:
         frames: changed in place.
         positions: in order; of messages of topics.
         wants: the way to write a notice about a topic, or None where this client did not ask. None instead of the
             function: the messages are not missing, for there are newer ones.
-
-    Returns:
-        How many notices were made.
     """
     if not positions:
-        return 0
+        return Removed(0, 0, 0)
     end = positions[-1] + 1
     gone = set(positions)
     kept: list[Frame] = []
     tails: dict[str, GapNotice | None] = {}  # the last of each topic, where that is a notice
-    made = 0
+    made = merged = size = 0
     for position in range(end):
         frame = frames[position]
         topic = frame.topic
         if isinstance(frame, GapNotice):
-            if not _merged(tails, frame):
+            tail = tails.get(frame.about)
+            if tail is None:
                 tails[frame.about] = frame
                 kept.append(frame)
+            else:
+                merged += 1
+                size += tail.grow(frame.first, frame.last) - len(frame.wire)
         elif topic is None or position not in gone:
             if topic is not None:
                 tails[topic] = None
             kept.append(frame)
-        elif wants is not None:
-            offset = frame.offset
+        else:
+            size -= len(frame.wire)
+            if wants is None:
+                continue
             tail = tails.get(topic)
             write = wants(topic) if tail is None else None
             if tail is not None:
-                tail.grow(offset, offset)
+                size += tail.grow(frame.offset, frame.offset)
             elif write is not None:
-                tails[topic] = notice = GapNotice(topic, offset, offset, write)
+                tails[topic] = notice = GapNotice(topic, frame.offset, frame.offset, write)
                 kept.append(notice)
                 made += 1
-    _merge_next(frames, end, {topic: tail for topic, tail in tails.items() if tail is not None})
+                size += len(notice.wire)
+    more, behind = _merge_next(frames, end, {topic: tail for topic, tail in tails.items() if tail is not None})
     frames[:end] = kept
-    return made
+    return Removed(made, made - merged - more, size + behind)
 
 
-def _merged(tails: Mapping[str, GapNotice | None], notice: GapNotice) -> bool:
-    tail = tails.get(notice.about)
-    if tail is None:
-        return False
-    tail.grow(notice.first, notice.last)
-    return True
-
-
-def _merge_next(frames: list[Frame], start: int, tails: dict[str, GapNotice]) -> None:
-    """Where what follows of a topic is a notice too, the two are one."""
+def _merge_next(frames: list[Frame], start: int, tails: dict[str, GapNotice]) -> tuple[int, int]:
+    """Where what follows of a topic is a notice too, the two are one: give how many were, and the bytes."""
     position = start
+    merged = size = 0
     while tails and position < len(frames):
         frame = frames[position]
-        if isinstance(frame, GapNotice) and _merged(tails, frame):
-            del frames[position]
-            del tails[frame.about]
-            continue
-        if frame.topic is not None:
+        if isinstance(frame, GapNotice):
+            tail = tails.pop(frame.about, None)
+            if tail is not None:
+                merged += 1
+                size += tail.grow(frame.first, frame.last) - len(frame.wire)
+                del frames[position]
+                continue
+        elif frame.topic is not None:
             tails.pop(frame.topic, None)
         position += 1
+    return merged, size
 
 
 def note_gap(frames: list[Frame], topic: str, first: Offset, last: Offset, write: WriteGap) -> int:
