@@ -13,7 +13,9 @@ Rules
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Collection, Iterable
+from itertools import islice
 from math import inf
 from typing import Final, TypeAlias, final
 
@@ -68,7 +70,7 @@ class PresenceBook:
         self._topics: dict[str, dict[str, _Entry]] = {}
         self._clients: dict[str, dict[tuple[str, int], str]] = {}  # client -> topic and block -> identity
         self._dirty: dict[Place, None] = {}
-        self._leaving: dict[Place, float] = {}  # until when they linger, the first to end first
+        self._leaving: OrderedDict[Place, float] = OrderedDict()  # until when they linger, the first to end first
         self._window = inf  # when the changes that wait are due
         self.held: int = 0
         self.doubts: int = 0
@@ -140,12 +142,11 @@ class PresenceBook:
         Returns:
             At most 1,000 changes; and whether the store may have carried out one of them already.
         """
-        for place in [place for place, until in self._leaving.items() if until <= now]:
-            del self._leaving[place]
-            self._dirty[place] = None
+        while self._leaving and len(self._dirty) < MAX_CHANGES and next(iter(self._leaving.values())) <= now:
+            self._dirty[self._leaving.popitem(last=False)[0]] = None
         changes: list[PresenceChange] = []
         doubtful = False
-        for place in list(self._dirty)[:MAX_CHANGES]:
+        for place in list(islice(self._dirty, MAX_CHANGES)):
             entry = self._entry(place)
             changes.append((*place, entry.wanted))
             doubtful = doubtful or entry.stored is _DOUBT

@@ -392,6 +392,7 @@ class Presence:
         self._next_beat = now if answer.more else now + self._ttl / 3
         for diff in answer.diffs:
             for message in messages_of(diff):
+                await trio.lowlevel.checkpoint()  # a message takes a millisecond to make
                 result = await publish(self.topic_of(diff.topic), message)
                 self._diffs += 1
                 if not result.ok:
