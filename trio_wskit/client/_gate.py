@@ -189,11 +189,11 @@ class Gate:
 
     def _told_of_gap(self, track: Track, payload: dict[str, Any]) -> None:
         first, last, newest = payload.get("from"), payload.get("to"), track.newest
-        if newest is None or position_of(newest.epoch, first) is None or position_of(newest.epoch, last) is None:
+        places = [position_of("any", one) for one in (first, last)]
+        if first is None or last is None or None in places or first > last:
             track.on_missing(None)
-            return
-        assert isinstance(first, int)
-        assert isinstance(last, int)
-        if last > newest.offset:
+        elif newest is None:
+            track.on_missing(last - first + 1)
+        elif last > newest.offset:
             track.on_missing(last - newest.offset)  # those before `from` too: they did not come either
             self._set_newest(track, Position(newest.epoch, last))

@@ -20,8 +20,8 @@ from trio_wskit._core.topics import TopicRules as TopicRules
 from trio_wskit.pubsub._broker import BrokerCounts as BrokerCounts
 from trio_wskit.pubsub._broker import BrokeredPubSub as BrokeredPubSub
 from trio_wskit.pubsub._broker import with_broker as with_broker
+from trio_wskit.pubsub._catching import Snapshot as Snapshot
 from trio_wskit.pubsub._fanout import BackpressureCounts as BackpressureCounts
-from trio_wskit.pubsub._history import Snapshot as Snapshot
 from trio_wskit.pubsub._policy import PubSubPolicy as PubSubPolicy
 from trio_wskit.pubsub._supervise import ConsumerHealth as ConsumerHealth
 from trio_wskit.pubsub._supervise import RestartPolicy as RestartPolicy

@@ -1,22 +1,17 @@
-"""Publishing into a topic's history, and subscribing from a place in it.
+"""Publishing into a topic's history, and what a subscription from a place in it needs (see `_catching`).
 
 Rules
 - A message gets its number and is handed to the outboxes here in the order of the numbers. With a store that never
-  waits, that is one step.
-- Whoever subscribes to a topic with a history is *held* from before the driver knows of it until it is decided what it
-  gets of the past: what is published meanwhile waits in a bounded `Hold`, not in its outbox.
-- The decision is one step without a wait: all that was missed, and what was held and is newer, goes into the outbox;
-  or, where anything is missing or finds no room, nothing that was missed does. So no client ever gets a part.
-- Who asks for the past takes turns, and so do the decisions: of each there is one in a scheduler pass. So ten thousand
-  at once delay nobody else.
+  waits, that is one step; with another one, `_feeds` sees to it.
+- Who asks for the past takes turns, and so do the decisions about it: of each there is one in a scheduler pass. So ten
+  thousand at once delay nobody else.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Collection, Mapping
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, final
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING, Any, Final, final
 
 import attrs
 import trio
@@ -24,7 +19,6 @@ import trio
 from trio_wskit._core.frames import text_frame
 from trio_wskit._core.history import (
     NOT_KEPT,
-    Entry,
     History,
     Position,
     Recovery,
@@ -39,6 +33,7 @@ from trio_wskit._core.schema import spec_of
 from trio_wskit._outbox import Frame
 from trio_wskit.abc import HistoryStore, ImmediateHistoryStore
 from trio_wskit.errors import PubSubError
+from trio_wskit.pubsub._catching import Catching, Held, Hold, Snapshot
 from trio_wskit.pubsub._fanout import FanOut, Quorum
 from trio_wskit.pubsub._feeds import Arrival, Feeds
 from trio_wskit.pubsub._hub import Hub
@@ -46,45 +41,13 @@ from trio_wskit.pubsub._hub import Hub
 if TYPE_CHECKING:
     from trio_wskit._session import Session
 
-__all__ = ["POSITION_META", "Catching", "Histories", "Snapshot"]
-
-Snapshot: TypeAlias = "Callable[[Session, str], Awaitable[tuple[object, Position]]]"
-"""Gives a message that tells a client all about a topic up to a position."""
+__all__ = ["POSITION_META", "Histories"]
 
 logger = logging.getLogger("trio_wskit")
 
 _NOBODY: Final[Mapping[str, Any]] = {}
 POSITION_META: Final = ("epoch", "offset")
 """Keys that only a history may set."""
-
-
-class _Held(NamedTuple):
-    position: Position
-    frame: Frame
-    envelope: PublishEnvelope | None  # None: it is a notice
-    message: bytes
-
-
-@final
-class _Hold:
-    """What was published to a topic while one client's subscription is under way."""
-
-    __slots__ = ("items", "limit", "newest", "overflowed", "was_live")
-
-    def __init__(self, limit: int, *, was_live: bool) -> None:
-        self.limit = limit
-        self.was_live = was_live  # the client would get them all the same
-        self.items: list[_Held] = []
-        self.newest: Position | None = None
-        self.overflowed = False
-
-    def add(self, item: _Held) -> None:
-        self.newest = item.position
-        if len(self.items) < self.limit and not self.overflowed:
-            self.items.append(item)
-        else:
-            self.overflowed = True
-            self.items.clear()
 
 
 @final
@@ -121,7 +84,7 @@ class Histories:
         self._wall_clock = wall_clock
         self._client_of = client_of
         self._publishing = 0
-        self._holds: dict[str, dict[str, _Hold]] = {}
+        self._holds: dict[str, dict[str, Hold]] = {}
         self._feeds = None if self._immediate is not None else Feeds(self)
         self._entry = trio.Lock()
         self._turn = trio.Lock()
@@ -244,7 +207,7 @@ class Histories:
         if held or skip:
             recipients = [who for who in hub.driver.local_subscribers(topic) if who not in held and who not in skip]
         if held:
-            item = _Held(position, Frame(text_frame(message), topic, position.offset), envelope, message)
+            item = Held(position, Frame(text_frame(message), topic, position.offset), envelope, message)
             for client_id, hold in held.items():
                 if client_id != exclude:
                     hold.add(item)
@@ -258,7 +221,7 @@ class Histories:
         frame = Frame(text_frame(notice), topic, position.offset)
         hold = self._holds.get(topic, {}).get(client_id)
         if hold is not None:
-            hold.add(_Held(position, frame, None, notice))
+            hold.add(Held(position, frame, None, notice))
         elif self.is_live(client_id, topic):
             self._hub.outbox_of(client_id).offer(frame)
 
@@ -312,9 +275,9 @@ class Histories:
         """True where the client gets the topic's messages already, maybe by a pattern."""
         return client_id in self._hub.driver.local_subscribers(topic)
 
-    def hold(self, client_id: str, topic: str) -> _Hold:
+    def hold(self, client_id: str, topic: str) -> Hold:
         """From now on keep the topic's messages from this client's outbox."""
-        hold = _Hold(self._limit, was_live=self.is_live(client_id, topic))
+        hold = Hold(self._limit, was_live=self.is_live(client_id, topic))
         self._holds.setdefault(topic, {})[client_id] = hold
         return hold
 
@@ -325,9 +288,9 @@ class Histories:
         if not held:
             del self._holds[topic]
 
-    def deliver_late(self, client_id: str, topic: str, hold: _Hold) -> None:
+    def deliver_late(self, client_id: str, topic: str, hold: Hold) -> None:
         """Nothing came of the subscription anew; a client that was subscribed before gets what was held meanwhile."""
-        if not hold.items or not self.is_live(client_id, topic):
+        if not (hold.items and self._hub.has(client_id) and self.is_live(client_id, topic)):
             return
         for item in hold.items:
             if item.envelope is None:
@@ -373,112 +336,3 @@ class Histories:
         if not self._hub.has(client_id):
             raise PubSubError("CONNECTION_CLOSED", "the client has left")
         return self._hub.outbox_of(client_id).offer_all(frames)
-
-
-@final
-class Catching:
-    """One subscription with its past: ``with`` it around the driver's part, which `recover` follows."""
-
-    __slots__ = (
-        "_client_id",
-        "_histories",
-        "_hold",
-        "_keep",
-        "_last",
-        "_reached",
-        "_since",
-        "_snapshot",
-        "_topic",
-    )
-
-    def __init__(
-        self,
-        histories: Histories,
-        client_id: str,
-        topic: str,
-        keep: History,
-        since: Position | None,
-        last: int,
-        snapshot: Snapshot | None,
-    ) -> None:
-        self._histories = histories
-        self._client_id = client_id
-        self._topic = topic
-        self._keep = keep
-        self._since = since
-        self._last = last
-        self._snapshot = snapshot
-        self._reached: Position | None = None  # once it is decided
-
-    async def enter(self) -> None:
-        """Wait for a turn, where there is something of the past to give."""
-        if self._since is not None or self._last or self._snapshot is not None:
-            await self._histories.enter()
-
-    def __enter__(self) -> Catching:
-        self._hold = self._histories.hold(self._client_id, self._topic)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._histories.let_go(self._client_id, self._topic)
-        if self._reached is None:
-            self._histories.deliver_late(self._client_id, self._topic, self._hold)
-        self._histories.joined(self._client_id, self._topic, self._reached)
-
-    async def recover(self) -> Recovery:
-        """Find out what the client gets, and give it.
-
-        Raises:
-            PubSubError: CONNECTION_CLOSED: the client has left. And what the application's snapshot raises.
-
-        Cancelled: it gets nothing.
-        """
-        since, first = self._since, None
-        if self._snapshot is not None:
-            first, since = await self._histories.snapshot_of(self._snapshot, self._client_id, self._topic)
-
-        def decide(replay: Replay) -> Recovery:
-            return self._decide(replay, first, since)
-
-        return await self._histories.read(self._topic, self._keep, since, self._last, decide)
-
-    def _decide(self, replay: Replay, first: Frame | None, since: Position | None) -> Recovery:
-        recovery, self._reached = self._choose(replay, first, since)
-        return recovery
-
-    def _choose(self, replay: Replay, first: Frame | None, since: Position | None) -> tuple[Recovery, Position]:
-        """What comes of it, and up to where the client has then got all that it will ever get."""
-        hold, put = self._hold, self._histories.put
-        position, entries = replay.position, replay.entries
-        newest = hold.newest or position
-        if newest.epoch != position.epoch or hold.overflowed:  # it is long ago that the store was read
-            return Recovery(False, newest), newest
-        newest = max(newest, position, key=_offset_of)
-        # Of an older epoch, or in the replay as well: the store had them before it was read.
-        tail = [item for item in hold.items if item.position.epoch == position.epoch]
-        tail = [item for item in tail if item.position.offset > position.offset]
-        frames = [item.frame for item in tail]
-        is_whole = len(tail) == newest.offset - position.offset
-        asked = since is not None or self._last > 0
-        if asked and entries is not None and is_whole:
-            missed = [self._frame_of(entry, position.epoch) for entry in entries]
-            if put(self._client_id, [*([] if first is None else [first]), *missed, *frames]):
-                return Recovery(True, newest, newest.offset - position.offset + len(entries)), newest
-        if hold.was_live:  # these it would have got without us
-            frames = [item.frame for item in hold.items]
-        elif not is_whole:
-            frames.clear()
-        return Recovery(False, position if put(self._client_id, frames) and is_whole else newest), newest
-
-    def _frame_of(self, entry: Entry, epoch: str) -> Frame:
-        frame: Frame | None = entry.frame
-        if frame is None:
-            wire = text_frame(stamp(entry.message, Position(epoch, entry.offset)))
-            frame = entry.frame = Frame(wire, self._topic, entry.offset)
-        return frame
-
-
-def _offset_of(position: Position) -> int:
-    return position.offset

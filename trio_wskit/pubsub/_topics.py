@@ -31,7 +31,7 @@ from trio_wskit.pubsub._policy import PubSubPolicy
 from trio_wskit.pubsub._turns import Turn, Turns
 
 if TYPE_CHECKING:
-    from trio_wskit.pubsub._history import Catching, Snapshot
+    from trio_wskit.pubsub._catching import Catching, Snapshot
 
 __all__ = ["TopicChange", "TopicStatus", "Topics", "Verified"]
 
@@ -108,6 +108,11 @@ class Topics(AbstractSet[str]):
     def has(self, topic: str) -> bool:
         """True where the client is subscribed."""
         return topic in self
+
+    def keeps_history(self, topic: str) -> bool:
+        """True where a topic keeps a history, so that one can subscribe to it from a place in that."""
+        histories = self._desk.histories
+        return histories is not None and histories.of(self._desk.normalise(topic)) is not None
 
     def local_status(self, topic: str) -> TopicStatus:
         """How the subscription stands here: ``absent``, ``settled``, or pending while the driver is at work."""

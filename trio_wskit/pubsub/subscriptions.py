@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trio_wskit._core.history import NoHistory
 from trio_wskit._core.subscribing import Subscribe, Subscribed, Unsubscribe, Unsubscribed
 
 if TYPE_CHECKING:
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["default_subscriptions"]
 
 
-def default_subscriptions(router: Router) -> None:
+def default_subscriptions(router: Router, *, gaps: bool = True) -> None:
     """Answer ``SUBSCRIBE`` and ``UNSUBSCRIBE``, so that ``client.subscribed(topic, …)`` works as it is.
 
     Every client may then ask for every topic by its name: let `PubSubPolicy.authorise_subscribe` decide who gets it.
@@ -25,6 +24,8 @@ def default_subscriptions(router: Router) -> None:
 
     Args:
         router: gets the two handlers.
+        gaps: tell subscribers of topics without a history by ``$ws:gap`` where messages are missing. With a history
+            they see it by the offsets.
 
     Raises:
         ConfigError: it has handlers for these types.
@@ -32,10 +33,10 @@ def default_subscriptions(router: Router) -> None:
 
     async def subscribe(ctx: Context[Subscribe]) -> Subscribed:
         topic, since = ctx.payload.topic, ctx.payload.since
-        try:
+        if ctx.topics.keeps_history(topic):  # then the client sees by the offsets what is missing
             recovery = await ctx.topics.subscribe(topic, since=since)
-        except NoHistory:  # it keeps none any more: the client shall know that, and get what is new
-            recovery = await ctx.topics.subscribe(topic)
+        else:  # maybe it keeps none any more: the client shall know that, and get what is new
+            recovery = await ctx.topics.subscribe(topic, gaps=gaps)
         recovered = None if since is None else recovery.recovered
         if recovery.position is None:
             return Subscribed(topic, recovered)
