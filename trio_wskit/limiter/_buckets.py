@@ -113,8 +113,8 @@ class Buckets:
         Raises:
             WsKitError: INVALID_ARGUMENT: the cost is not an integer, or below 0.
         """
-        # This is `bucket.take`, written out: it is called for every message. So is `round`, which looks for the method by
-        # its name each time, and takes three times as long.
+        # This is `bucket.take`, written out: it is called for every message. So is `round`, which looks for the method
+        # by its name each time, and takes three times as long.
         now = self._clock()
         grains = self._per_token
         if cost is not _ONE:
