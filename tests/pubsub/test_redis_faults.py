@@ -43,6 +43,7 @@ class Wire:
         self._may_pass.set()
         self.url = ""
         self.opened = 0
+        self._pause = 0.0
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
@@ -55,6 +56,10 @@ class Wire:
 
     def let_go(self) -> None:
         self._may_pass.set()
+
+    def slow_down(self) -> None:
+        """From now on no more than half a megabyte a second."""
+        self._pause = 0.03
 
     def cut(self) -> None:
         for scope in self._links:
@@ -71,7 +76,9 @@ class Wire:
                 try:
                     async for data in source:
                         await self._may_pass.wait()
-                        await sink.send_all(data)
+                        for start in range(0, len(data), 16_000):
+                            await trio.sleep(self._pause)
+                            await sink.send_all(data[start : start + 16_000])
                 except (trio.BrokenResourceError, trio.ClosedResourceError):
                     pass
                 nursery.cancel_scope.cancel()
@@ -354,6 +361,19 @@ async def test_whoever_opens_the_link_and_gives_up_takes_it_from_nobody(own_serv
             wire.let_go()
         assert results == [True]
         assert wire.opened == 1
+
+
+async def test_a_link_on_which_something_comes_is_not_given_up_though_the_ping_is_far_behind(
+    own_server: Server,
+) -> None:
+    async with wired(own_server) as wire, listening(wire.url, "a", check_every=0.2) as one:
+        wire.slow_down()
+        async with open_parts(own_server.url) as other:
+            payload = b'"' + b"x" * 20_000 + b'"'
+            for number in range(60):
+                assert (await other.driver.publish(PublishEnvelope("a", "T", payload, origin="o", id=str(number)))).ok
+        await until(lambda: len(one.came) == 60)
+        assert one.errors == []
 
 
 @pytest.mark.parametrize("after", [0.0, 0.001, 0.003, 0.01])

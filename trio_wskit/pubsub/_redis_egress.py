@@ -92,7 +92,7 @@ class Egress:
                     except Refused as refused:
                         if is_last or not refused.moved:
                             raise
-                        self._forget_slots()
+                        self._slots = None
             # Who does not answer will not be asked again: what waits there would only grow.
             if link is not None:
                 link.cut()
@@ -124,6 +124,10 @@ class Egress:
             if self._slots is None:
                 seed = await self._open_link(None)
                 self._slots = await self._servers.slots(seed) or ()
+                for gone in self._ways.keys() - {None, *(node for _, _, node in self._slots)}:
+                    old = self._ways.pop(gone).link
+                    if old is not None:
+                        old.cut()
             slot = slot_of(channel)
             address = next((node for first, last, node in self._slots if first <= slot <= last), None)
         try:
@@ -132,9 +136,6 @@ class Egress:
             if address is not None:
                 self._slots = None  # the node may have been replaced
             raise
-
-    def _forget_slots(self) -> None:
-        self._slots = None
 
     async def _open_link(self, address: Address | None) -> Link:
         way = self._ways.setdefault(address, _Way())

@@ -1,4 +1,4 @@
-"""The only room of pub/sub that knows coredis: one link to one server. See docs/explanation/decisions/0049.
+"""One link to one server, on coredis. See docs/explanation/decisions/0049-a-redis-link-breaks-once.md.
 
 A link is a connection of coredis without its pool and without its `PubSub`. Those mend a broken connection in silence,
 end an iteration without a word, and lose a place in the pool for each connection that breaks while it is lent; a link
@@ -58,11 +58,12 @@ class Refused(PubSubError):
 class Link:
     """One connection. `Servers.connect` makes it; the task that runs it is in the nursery that was given there."""
 
-    __slots__ = ("_connection", "_tokens", "place")
+    __slots__ = ("_connection", "_pushes", "_tokens", "place")
 
     def __init__(self, connection: BaseConnection) -> None:
         self._connection = connection
         self._tokens = count()
+        self._pushes = 0
         self.place: Final = str(connection.location)
 
     @property
@@ -100,7 +101,8 @@ class Link:
             The errors, without saying whose they are.
 
         Raises:
-            PubSubError: ADAPTER_ERROR: the link is lost, or there was no echo within `patience` seconds.
+            PubSubError: ADAPTER_ERROR: the link is lost, or nothing came for `patience` seconds: neither the echo nor
+                a push, behind which it may be.
 
         Cancelled: the link is of no more use.
         """
@@ -110,13 +112,16 @@ class Link:
             for command, arguments in commands:
                 self._connection.send_command(command, *arguments)
             self._connection.send_command(b"PING", token)
-            with trio.move_on_after(patience):
-                async with aclosing(self._connection.streamed_messages) as answers:
-                    async for answer in answers:
-                        if isinstance(answer, Exception):
-                            errors.append(Refused(answer))
-                        elif answer == token:
-                            return errors
+            pushes = -1
+            while pushes != self._pushes:
+                pushes = self._pushes
+                with trio.move_on_after(patience):
+                    async with aclosing(self._connection.streamed_messages) as answers:
+                        async for answer in answers:
+                            if isinstance(answer, Exception):
+                                errors.append(Refused(answer))
+                            elif answer == token:
+                                return errors
         except RedisError as error:
             raise lost(f"the link to Redis at {self.place} is lost: {error}") from error
         raise lost(f"Redis at {self.place} has not answered within {patience:g} s")
@@ -134,6 +139,7 @@ class Link:
         try:
             async with aclosing(self._connection.push_messages) as pushes:
                 async for push in pushes:
+                    self._pushes += 1
                     take(cast("list[Any]", push))
                     if self._connection.reusable:  # which is to say: coredis' buffers are empty
                         pause()
