@@ -24,7 +24,7 @@ def has(whole: Any, part: Any) -> bool:
         wanted = cast("dict[str, Any]", part)
         return all(key in whole and has(whole[key], value) for key, value in wanted.items())
     if isinstance(part, list):
-        items: list[Any] = part
+        items: list[Any] = [*part]
         return len(whole) == len(items) and all(map(has, whole, items))
     return bool(whole == part)
 

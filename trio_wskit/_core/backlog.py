@@ -67,9 +67,9 @@ class Published(Frame):
     __slots__ = ("_key", "careful", "fault")
 
     def __init__(self, wire: bytes, topic: str, offset: Offset = None, *, careful: bool = False) -> None:
-        self.wire = wire  # not through super(): one is made for each publish
-        self.topic = topic
-        self.offset = offset
+        self.wire: bytes = wire  # not through super(): one is made for each publish
+        self.topic: str | None = topic
+        self.offset: Offset = offset
         self.careful: bool = careful
         self.fault: Exception | None = None
         self._key: tuple[Conflate, object] | None = None
