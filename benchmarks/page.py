@@ -67,9 +67,9 @@ def _machine(entries: list[Entry]) -> list[str]:
     return [*lines, ""]
 
 
-def write_page(folder: Path = REFERENCE) -> Path:
-    """Write benchmarks.md and its charts into a folder of the docs."""
-    entries = committed()
+def write_page(folder: Path = REFERENCE, entries: list[Entry] | None = None) -> Path:
+    """Write benchmarks.md and its charts into a folder of the docs, from the committed results or from others."""
+    entries = committed() if entries is None else entries
     lines = [HEAD]
     if not entries:
         lines.append("No results are committed yet.")

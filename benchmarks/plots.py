@@ -38,7 +38,7 @@ def _row(entry: Entry, y: int, scale: float) -> list[str]:
     if value is None:
         return [
             *parts,
-            f'<text x="{LABEL}" y="{middle + 4:g}" class="value">{escape(entry["failed"] or "failed")[:60]}</text>',
+            f'<text x="{LABEL}" y="{middle + 4:g}" class="value">{escape((entry["failed"] or "failed")[:60])}</text>',
         ]
     low, high = min(entry["runs"]) * scale, max(entry["runs"]) * scale
     end = max(value * scale, high)

@@ -24,9 +24,9 @@ def _ratios(entries: Iterable[Entry], peer: str) -> dict[tuple[str, str], float]
     }
 
 
-def compare(entries: list[Entry], peer: str) -> str:
-    """Our ratios to the peer now and in the committed results, line by line."""
-    before, now = _ratios(committed(), peer), _ratios(entries, peer)
+def compare(entries: list[Entry], peer: str, kept: list[Entry] | None = None) -> str:
+    """Our ratios to the peer now and in the committed results (or in `kept`), line by line."""
+    before, now = _ratios(committed() if kept is None else kept, peer), _ratios(entries, peer)
     lines = [f"ratios to {peer}: committed, now (lower is better)"]
     for (question, server), ratio in now.items():
         old = before.get((question, server))
