@@ -339,8 +339,9 @@ class Client:
     ) -> AbstractAsyncContextManager[Stream[M | Gap]]:
         """Be subscribed to a topic: ``async with client.subscribed("room:1", RoomNews) as stream``.
 
-        The block begins when the server has answered. The subscription outlives connections: a new one begins with it,
-        and with a `Gap` in the stream, for what was published meanwhile is lost.
+        The block begins when the server has answered. The subscription outlives connections. Where the server keeps a
+        history of the topic, each new one resumes after the newest message that has come, and the stream goes on; where
+        it does not, or has not all that was missed, there is a `Gap` in the stream.
 
         A message on the wire does not say from which topic it comes: where several topics have messages of one class,
         tell them apart with `where`.
@@ -350,7 +351,8 @@ class Client:
             cls: the class of its messages.
             where: tells which messages are wanted.
             subscribe: makes the message that asks for the topic, from its name. If that is a request, its answer is
-                waited for. The first scope of a topic decides, for all that share it.
+                waited for. With a field ``since: Position | None`` it can resume; its answer then has the fields
+                ``recovered``, ``epoch`` and ``offset``. The first scope of a topic decides, for all that share it.
             unsubscribe: makes the message that ends it; None for none.
             capacity: messages that may wait to be taken.
             overflow: see `messages`. Where messages were dropped, there is a `Gap`.
