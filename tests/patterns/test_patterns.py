@@ -317,3 +317,33 @@ async def test_a_sender_that_is_cancelled_gives_its_credit_back(autojump_clock: 
         inside._dropped(ResourceExhausted("drop-new", 1, 1, "a"))  # it is too late
         await sender.send(Data("b"), "b")
         assert world.handled == ["a", "b"]
+
+
+async def test_who_is_cancelled_while_it_is_told_that_another_was_dropped_has_left_the_queue(
+    autojump_clock: MockClock,
+) -> None:
+    class Slow:
+        """The context of a client that does not read."""
+
+        client_id = "c1"
+
+        async def send(self, message: object) -> None:
+            await trio.sleep_forever()
+
+    async def handle(ctx: Any) -> None:
+        await trio.sleep(1)
+
+    flow: FlowControl[Any] = FlowControl(handle, capacity=1)
+    slow: Any = Slow()
+    async with trio.open_nursery() as nursery:
+        for number in range(2):
+            nursery.start_soon(flow.push, slow, f"m{number}")
+            await settle()
+        with trio.move_on_after(0.5):
+            await flow.push(slow, "m2")
+        assert (flow.waiting("c1"), flow.busy) == ([], 1)
+        with trio.move_on_after(0.1):
+            await flow.push(slow, "m3")
+        await trio.sleep(1)
+        assert flow.busy == 0
+        nursery.cancel_scope.cancel()

@@ -21,6 +21,7 @@ from trio_wskit import (
     Request,
     Router,
     Session,
+    TopicPattern,
     WsKitError,
     concurrent,
     message,
@@ -659,4 +660,88 @@ async def test_those_who_ask_at_once_share_an_answer_that_is_young_enough(
             scope.cancel()
     await ask()
     assert inside._turns == {}
+    nursery.cancel_scope.cancel()
+
+
+async def test_the_hooks_and_rights_of_the_app_are_asked_as_before(autojump_clock: MockClock) -> None:
+    told: list[tuple[str, str]] = []
+
+    async def may_publish(client: Session | None, topic: str, message: object) -> bool:
+        return topic == "open"
+
+    policy = PubSubPolicy(
+        authorise_publish=may_publish,
+        on_subscribe=lambda client, topic: told.append(("+", topic)),
+        on_unsubscribe=lambda client, topic: told.append(("-", topic)),
+    )
+    presence = Presence(linger=0, debounce=0.1, subscribers=lambda client, topic: "yes")
+    async with open_house(**options(presence, policy=policy)) as house:
+        ann = await connect(house, "ann")
+        await ann.session.presence.watch("room")
+        await ann.session.topics.subscribe("room")
+        await ann.session.topics.subscribe(TopicPattern("other:*"))
+        await trio.sleep(1)
+        assert diffs(await ann.heard()) == [(["ann"], [])]  # the app's right to publish is not the policy's to refuse
+        assert [(one.id, one.state) for one in await ann.session.presence.list("room")] == [("ann", "yes")]
+        assert await ann.session.presence.count("room") == 1
+        assert (await house.app.publish("room", Leave("room"))).error == "ACL_PUBLISH"
+        assert (await house.app.publish("open", Leave("room"))).ok
+        await ann.session.topics.clear()
+        assert told == [("+", "presence:room"), ("+", "room"), ("+", "other:*")] + [
+            ("-", topic) for topic in ("presence:room", "room", "other:*")
+        ]
+
+
+async def test_a_long_list_lets_others_run(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    presence, crowd = Presence(), Counting()
+    await crowd.start(nursery, presence)
+    for number in range(2000):
+        presence.enter(f"c{number}", f"user-{number}", "room", None)
+    await trio.sleep(2)
+    passes = 0
+
+    async def count_passes() -> None:
+        nonlocal passes
+        while True:
+            await trio.lowlevel.checkpoint()
+            passes += 1
+
+    async with trio.open_nursery() as counting:
+        counting.start_soon(count_passes)
+        assert len(await presence.list("room")) == 2000
+        counting.cancel_scope.cancel()
+    assert passes >= 4
+    nursery.cancel_scope.cancel()
+
+
+async def test_what_a_store_says_of_its_failure_is_passed_on(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    class Refusing(Flaky):
+        async def count(self, topic: str) -> int:
+            await trio.lowlevel.checkpoint()
+            raise WsKitError("UNAVAILABLE", "come back tomorrow", retry_after=86_400)
+
+    presence, crowd = Presence(Refusing(MemoryPresence())), Counting()
+    await crowd.start(nursery, presence)
+    with pytest.raises(WsKitError, match="come back tomorrow"):
+        await presence.count("room")
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_store_that_forgets_some_of_us_is_told_everything(
+    autojump_clock: MockClock, nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
+) -> None:
+    store, crowd = MemoryPresence(), Counting()
+    presence = Presence(store, debounce=0.1, linger=0, ttl=9)
+    await crowd.start(nursery, presence)
+    for name in ("ann", "bob"):
+        presence.enter(f"c-{name}", name, "room", None)
+    await trio.sleep(1)
+    inside: Any = store
+    (node,) = inside._table._nodes.values()
+    del node.held["room", "bob"]  # a failover to a server that has not heard the last of it
+    del inside._table._topics["room"].members["bob"]
+    assert await presence.count("room") == 1
+    await trio.sleep(5)
+    assert await presence.count("room") == 2
+    assert presence.statistics().lost == 1
     nursery.cancel_scope.cancel()
