@@ -283,7 +283,7 @@ class HistoryStore(Protocol):
 
 @runtime_checkable
 class ImmediateHistoryStore(HistoryStore, Protocol):
-    """A store that can also answer at once: for topics of one process."""
+    """A store that can also answer at once: for topics of one process, whatever others keep."""
 
     def append_nowait(self, topic: str, message: bytes, keep: History) -> Position:
         """See `HistoryStore.append`."""
@@ -293,6 +293,10 @@ class ImmediateHistoryStore(HistoryStore, Protocol):
         self, topic: str, keep: History, since: Position | None = None, last: int = 0, limit: int = 1000
     ) -> Replay:
         """See `HistoryStore.read`."""
+        ...
+
+    def clear(self) -> None:
+        """Forget everything: each topic begins a new epoch. Called where something may be missing in it."""
         ...
 
 

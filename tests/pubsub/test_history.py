@@ -709,3 +709,59 @@ async def test_a_history_in_memory_keeps_what_another_process_publishes(autojump
         second = await house.connect()
         assert (await second.session.topics.subscribe(T, since=begun)).recovered
         assert await second.texts() == ["far", "near"]
+
+
+async def test_who_may_have_missed_something_recovers_nothing(autojump_clock: trio.testing.MockClock) -> None:
+    """The link to the broker was lost for a while: what others published is not in this process' memory."""
+    async with open_house(history=KEEP) as house:
+        client = await house.connect()
+        await client.session.topics.subscribe(T)
+        first = await say(house, "1")
+        house.app._desk.histories.doubt()  # type: ignore[union-attr]  # pyright: ignore[reportPrivateUsage, reportOptionalMemberAccess]
+        second = await house.connect()
+        recovery = await second.session.topics.subscribe(T, since=first)
+        assert not recovery.recovered
+        assert recovery.position is not None
+        assert recovery.position.epoch != first.epoch
+        newest = await say(house, "2")
+        assert newest == Position(recovery.position.epoch, 1)
+        one, notice, two = await client.heard()
+        assert (one["payload"]["text"], two["payload"]["text"]) == ("1", "2")
+        assert notice["type"] == "$ws:position"
+        assert (notice["meta"]["epoch"], notice["meta"]["offset"]) == (newest.epoch, 0)
+        assert await second.texts() == ["2"]
+
+
+# New epochs.
+
+
+async def test_who_is_there_is_told_of_a_new_epoch_before_its_first_message(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    store = MemoryHistory()
+    async with open_house(history=KEEP, history_store=store) as house:
+        client = await house.connect()
+        await client.session.topics.subscribe(T)
+        for _ in range(2):
+            await say(house, "1", "2")
+            store.clear()
+        heard = await client.heard()
+        assert [(one["type"], one["meta"]["offset"]) for one in heard] == [
+            ("SAID", 1),
+            ("SAID", 2),
+            ("$ws:position", 0),
+            ("SAID", 1),
+            ("SAID", 2),
+        ]
+        assert heard[1]["meta"]["epoch"] != heard[2]["meta"]["epoch"] == heard[3]["meta"]["epoch"]
+
+
+async def test_topics_that_nobody_wants_any_more_are_forgotten(autojump_clock: trio.testing.MockClock) -> None:
+    async with open_house(history=KEEP) as house:
+        client = await house.connect()
+        histories: Any = house.app._desk.histories  # pyright: ignore[reportPrivateUsage]
+        for number in range(50):
+            await client.session.topics.subscribe(f"kept:{number}")
+            await client.session.topics.unsubscribe(f"kept:{number}")
+        assert len(histories._epochs) <= 2
+        assert len(histories._round) == len(histories._epochs)

@@ -10,6 +10,7 @@ Rules
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, Final, final
 
@@ -45,6 +46,7 @@ __all__ = ["POSITION_META", "Histories"]
 
 logger = logging.getLogger("trio_wskit")
 
+_SWEPT_PER_STEP: Final = 2
 _NOBODY: Final[Mapping[str, Any]] = {}
 POSITION_META: Final = ("epoch", "offset")
 """Keys that only a history may set."""
@@ -86,6 +88,8 @@ class Histories:
         self._publishing = 0
         self._holds: dict[str, dict[str, Hold]] = {}
         self._feeds = None if self._immediate is not None else Feeds(self)
+        self._epochs: dict[str, str] = {}  # that subscribers know, where there are no feeds
+        self._round: deque[str] = deque()  # of these topics: who is looked at next, for being wanted by nobody
         self._entry = trio.Lock()
         self._turn = trio.Lock()
 
@@ -159,9 +163,14 @@ class Histories:
                 fan.end()
 
     def doubt(self) -> None:
-        """Messages of other processes may have been lost on their way here: look what the store has."""
+        """Messages of other processes may have been lost on their way here.
+
+        A store that is shared has them. One of this process has not, and nobody shall be told that it has.
+        """
         if self._feeds is not None:
             self._feeds.doubt()
+        elif self._immediate is not None:
+            self._immediate.clear()
 
     async def run(self) -> None:
         """Find what is missing, until cancelled."""
@@ -195,7 +204,11 @@ class Histories:
         keep: History,
         quorum: Quorum | None,
     ) -> tuple[Position, FanOut]:
-        position = store.append_nowait(envelope.topic, message, keep)
+        topic = envelope.topic
+        position = store.append_nowait(topic, message, keep)
+        if self._epochs.get(topic, position.epoch) != position.epoch:
+            self._epochs[topic] = position.epoch
+            self.tell_all(topic, Position(position.epoch, position.offset - 1), ())
         return position, self.fan_out(Arrival(position, envelope, stamp(message, position), quorum), ())
 
     def fan_out(self, arrival: Arrival, skip: Collection[str]) -> FanOut:
@@ -253,12 +266,28 @@ class Histories:
     def joined(self, client_id: str, topic: str, position: Position | None) -> None:
         """A client has got all up to this position; None where nobody knows."""
         if self._feeds is None:
-            return
-        if position is None:
+            if position is not None:
+                self._learn_epoch(client_id, topic, position)
+        elif position is None:
             self._feeds.begin(topic)
         else:
             others = {*self._hub.driver.local_subscribers(topic), *self._holds.get(topic, _NOBODY)} - {client_id}
             self._feeds.joined(topic, client_id, position, alone=not others)
+
+    def _learn_epoch(self, client_id: str, topic: str, position: Position) -> None:
+        """Somebody subscribes. Where a new epoch has begun, those who were there before do not know it yet."""
+        for _ in range(min(_SWEPT_PER_STEP, len(self._round))):
+            name = self._round.popleft()
+            if self.is_wanted(name):
+                self._round.append(name)
+            else:
+                del self._epochs[name]
+        known = self._epochs.get(topic)
+        self._epochs[topic] = position.epoch
+        if known is None:
+            self._round.append(topic)
+        elif known != position.epoch:
+            self.tell_all(topic, position, (client_id,))
 
     def catching(
         self, client_id: str, topic: str, keep: History, since: Position | None, last: int, snapshot: Snapshot | None
