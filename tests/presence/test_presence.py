@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -745,3 +746,10 @@ async def test_a_store_that_forgets_some_of_us_is_told_everything(
     assert await presence.count("room") == 2
     assert presence.statistics().lost == 1
     nursery.cancel_scope.cancel()
+
+
+async def test_versions_are_above_those_of_an_earlier_process() -> None:
+    before = time.time_ns() // 1_000_000
+    store = MemoryPresence()
+    answer = await store.beat(PresenceBeat(node="a", number=1, first=True, changes=[("t", "ann", b"1")]))
+    assert before < answer.diffs[0].version < 2**53

@@ -150,12 +150,16 @@ def _state(told: Mapping[str, tuple[int, bytes]] | None) -> bytes | None:
 
 @final
 class PresenceTable:
-    """A presence store without a clock and without a wait. Times are whole milliseconds of one clock."""
+    """A presence store without a clock and without a wait. Times are whole milliseconds of one clock.
 
-    def __init__(self) -> None:
+    Args:
+        version: all versions are above it.
+    """
+
+    def __init__(self, version: int = 0) -> None:
         self._nodes: dict[str, _Node] = {}
         self._topics: dict[str, _Topic] = {}
-        self._version = 0
+        self._version = version
 
     def __len__(self) -> int:
         """How many topics have members, those of lapsed nodes included."""
