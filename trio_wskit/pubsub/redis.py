@@ -247,7 +247,7 @@ async def open_redis_pubsub(
 
     Args:
         target: the server's URL, such as ``redis://user:password@localhost:6379/0``, ``rediss://…`` for TLS, or
-            ``unix:///path``; several, which are tried in order, such as the nodes of a cluster; or a `RedisSentinel`.
+            ``unix:///path``; those of several nodes of one cluster, which are tried in order; or a `RedisSentinel`.
         mode: ``topics`` subscribes to each topic that somebody here subscribes to; ``sharded`` does so with SSUBSCRIBE
             and SPUBLISH, which in a cluster reach only the node that has the topic's slot, and knows no patterns;
             ``wskit`` subscribes to all topics by one pattern, and shares them with ws-kit's own servers.
