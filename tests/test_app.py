@@ -34,6 +34,7 @@ def refused_with(client: Client) -> tuple[int, str]:
     [
         ({"router": 5}, "App takes a Router, not 5"),
         ({"origins": "https://example.org"}, "origins takes a set of origins"),
+        ({"budget": 5}, "budget takes a ByteBudget, not 5"),
         ({"overflow": "drop_all"}, "overflow takes 'disconnect', 'drop_oldest', 'drop_newest', conflate"),
     ],
 )

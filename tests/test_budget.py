@@ -226,6 +226,21 @@ async def test_replies_count_as_messages_of_topics_do(autojump_clock: MockClock)
         assert budget.evicted == 1
 
 
+async def test_who_is_disconnected_for_the_message_itself_has_neither_got_nor_missed_it(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_house(limits=LIMITS, budget=ByteBudget(4_000)) as house:
+        client = await subscriber(house)
+        results = [await house.app.publish("t", Said("x")), await house.app.publish("t", Said("x"))]
+        await settle()
+        while results[-1].delivered:
+            results.append(await house.app.publish("t", Said("x" * 1000)))
+            await settle()
+        assert (results[-1].matched_local, results[-1].delivered, results[-1].dropped) == (1, 0, 0)
+        assert house.app.backpressure.evicted == 1
+        await client.served.wait()
+
+
 async def test_apps_may_share_a_budget(autojump_clock: MockClock) -> None:
     budget = ByteBudget(10_000)
     async with open_house(limits=LIMITS, budget=budget) as two:

@@ -662,6 +662,39 @@ async def test_who_waits_gets_in_with_a_flush_where_no_writer_can_be_started() -
         assert desk.wire.texts() == ["a", "b", "c"]
 
 
+async def test_a_ticket_is_told_of_a_write_by_a_flush_where_no_writer_can_be_started() -> None:
+    told: list[str] = []
+
+    class Teller:
+        def written(self) -> None:
+            told.append("written")
+
+        def lost(self) -> None:
+            told.append("lost")
+
+    async with open_desk(room=0, outbox_messages=1) as desk:
+        desk.ended = True
+        offered(desk, "a")
+        await settle()
+        desk.outbox.watch(Teller())
+        desk.nursery.start_soon(desk.send_all, "b")
+        await settle()
+        assert offered(desk, "late") == [False]  # who waits came first
+        desk.wire.read(100)
+        desk.flusher.add(desk.outbox)
+        await settle()
+        assert told == ["written"]
+        assert desk.wire.texts() == ["a", "b"]
+        desk.wire.room = 0
+        offered(desk, "c")
+        await settle()
+        desk.outbox.watch(Teller())
+        desk.outbox.break_off(ConnectionClosed(1006))
+        assert told == ["written", "lost"]
+        desk.outbox.miss("t", 1, 1, lambda *_: b"")
+        assert desk.outbox.gaps == 0
+
+
 async def test_two_may_wait_for_the_same_drain() -> None:
     async with open_desk(room=0) as desk:
         offered(desk, "a")

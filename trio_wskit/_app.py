@@ -131,6 +131,8 @@ class App:
             raise ConfigError(f"origins takes a set of origins, not the text {origins!r}")
         if not callable(overflow):
             check_overflow(overflow)
+        if budget is not None and not isinstance(cast("object", budget), ByteBudget):
+            raise ConfigError(f"budget takes a ByteBudget, not {budget!r}")
         self.router: Router = router
         self.limits: Limits = limits or Limits()
         if isinstance(subprotocols, str):

@@ -11,6 +11,7 @@ Rules
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -73,7 +74,7 @@ class Waiter:
         """There will be none."""
 
 
-class Queue:
+class Queue(ABC):
     """The part of an outbox that is the same whatever is behind it.
 
     Args:
@@ -142,9 +143,9 @@ class Queue:
         """Why nothing more is accepted; None while the outbox is open."""
         return self._broken
 
+    @abstractmethod
     def _changed(self) -> None:
         """Something was added: see that it leaves, and tell the budget, which may end this connection."""
-        raise NotImplementedError
 
     def offer_behind(self, frame: Frame) -> bool:
         """The same for one that is `congested`."""

@@ -16,8 +16,9 @@ from trio.testing import MockClock
 
 from tests.pubsub.drivers import ScriptedDriver
 from tests.sessions import NOW, Client, House, Said, open_house, settle
-from trio_wskit import ConfigError, Limits, PublishResult, TopicPattern, TopicRules, message
-from trio_wskit.pubsub import block, conflate
+from trio_wskit import ConfigError, LimitExceeded, Limits, PublishResult, Router, TopicPattern, TopicRules, message
+from trio_wskit._core.publishing import PublishEnvelope
+from trio_wskit.pubsub import History, block, conflate
 
 QUEUE: Final = 3  # messages that fit into an outbox
 TAKEN: Final = 2 + QUEUE  # one is on the link, one is being written
@@ -297,6 +298,51 @@ async def test_publishes_that_wait_are_bounded(autojump_clock: MockClock) -> Non
         assert sorted(await heard(client)) == ["1", "2", "3", "4", "5", "6", "7"]
 
 
+async def test_who_is_sent_away_may_take_another_along_that_is_waited_for(autojump_clock: MockClock) -> None:
+    router = Router()
+
+    @router.on_limit_exceeded
+    def away(info: LimitExceeded) -> None:
+        for client in clients:
+            if client.client_id != info.client_id:
+                client.session.connection.abort()
+
+    async with open_house(router, limits=LIMITS, overflow=block(5, "disconnect")) as house:
+        clients = [await subscriber(house, capacity=1) for _ in range(2)]
+        for client in clients:
+            client.peer.stall()
+        for n in range(TAKEN):
+            await house.app.publish("t", Said(str(n)))
+            await settle()
+        assert figures(await house.app.publish("t", Said("last"))) == (0, 1, 0, 2)
+
+
+async def test_what_comes_from_elsewhere_waits_as_well(autojump_clock: MockClock) -> None:
+    async with stuck(overflow=block(5), gaps=True) as (house, client):
+        await fill(house, client)
+        envelope = PublishEnvelope("t", "SAID")
+        await house.app._hub.spread(envelope, b'{"type":"SAID","payload":{"text":"6"}}')
+        assert trio.current_time() == 5
+        assert await heard(client) == ["1", "2", "3", "4", "5", "t:6-6"]
+
+
+async def test_a_topic_with_a_history_has_policies_quorums_and_its_own_positions(autojump_clock: MockClock) -> None:
+    async with open_house(limits=LIMITS, overflow=block(5), history={"t": History()}) as house:
+        slow, quick = await subscriber(house, capacity=1, gaps=True), await subscriber(house)
+        slow.peer.stall()
+        for n in range(1, TAKEN + 1):
+            result = await house.app.publish("t", Said(str(n)), quorum=0.5, within=1)
+            assert (result.delivered, result.written) == (2, 2 if n == 1 else 1)
+            await settle()
+        result = await house.app.publish("t", Said("6"))
+        assert (result.delivered, result.dropped, result.blocked) == (1, 1, 1)
+        assert result.position is not None
+        assert result.position.offset == 6
+        assert trio.current_time() == 5
+        assert await heard(slow) == ["1", "2", "3", "4", "5", "t:6-6"]
+        assert (await heard(quick))[-1] == "6"
+
+
 # --- subscriptions with a policy of their own ------------------------------------------------------------------------
 
 
@@ -479,6 +525,19 @@ async def test_a_gap_is_announced_behind_who_waits_for_room_with_a_message_of_th
         await hub.announce_gap("t", 7, 8)
         await hub.announce_gap("t", 9, 9)
         assert await heard(client) == ["1", "2", "3", "4", "5", "6", "t:7-9"]
+
+
+async def test_a_gap_waits_for_its_turn(autojump_clock: MockClock) -> None:
+    async with open_house() as house:
+        client = await subscriber(house, gaps=True)
+        hub = house.app._hub
+        hub._turns.take("t")
+        house.nursery.start_soon(hub.announce_gap, "t", 1, 1)
+        await settle()
+        assert await heard(client) == []
+        hub._turns.end("t")
+        assert await heard(client) == ["t:1-1"]
+        assert hub._turns._lots == {}
 
 
 async def test_many_are_told_of_a_gap_while_others_run(autojump_clock: MockClock) -> None:

@@ -64,8 +64,8 @@ class TopicRules:
         max_per_connection: topics and patterns of one connection; None means no limit.
         max_subscribers: clients of this process for each topic or pattern; None means no limit.
         max_message_bytes: the largest message that may be published, in bytes of UTF-8.
-        max_publishing: publishes of this process that may wait for the driver at the same time; one more fails with
-            BACKPRESSURE.
+        max_publishing: publishes of this process that may be under way at the same time, waiting for the driver or for
+            subscribers; one more fails with BACKPRESSURE.
     """
 
     pattern: re.Pattern[str] = attrs.field(default=_TOPIC, converter=_regex)

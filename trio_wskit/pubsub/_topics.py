@@ -425,7 +425,7 @@ class Topics(AbstractSet[str]):
             yield
         except BaseException:
             for name, old in before:
-                book.set(self._client_id, name, old)
+                book.set(self._client_id, name, None if self._closed else old)
             raise
 
     async def _catch_up(self, name: str, catching: Catching, terms: Terms | None) -> Recovery:
