@@ -307,6 +307,16 @@ async def test_a_publish_whose_answer_is_lost_is_not_sent_again(own_server: Serv
         assert one.texts in (["1", "3"], ["1", "2", "3"])
 
 
+async def test_a_link_that_has_not_answered_in_time_is_used_no_more(own_server: Server) -> None:
+    async with wired(own_server) as wire, open_parts(wire.url, max_wait=0.2) as one:
+        assert await one.publish("1")
+        wire.hold()
+        assert not await one.publish("2")
+        wire.let_go()
+        await published(one, "3")
+        assert wire.opened == 2
+
+
 # --- cancelled ---
 
 

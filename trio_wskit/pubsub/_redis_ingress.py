@@ -103,8 +103,8 @@ class Ingress:
         self._prefix = prefix
         self._is_sharded = is_sharded
         self._foreign = foreign
-        self.limits = limits
-        self.counts = IngressCounts()
+        self.limits: IngressLimits = limits
+        self.counts: IngressCounts = IngressCounts()
         self.wanted: set[Name] = set()
         self._waits: dict[Name, list[_Wait]] = {}
         self._ear_of: Callable[[Name], Ear] | None = None
