@@ -17,7 +17,7 @@ from benchmarks.install import HERE
 from benchmarks.machine import cores
 from benchmarks.registry import Server
 
-__all__ = ["ServerFailed", "child", "running"]
+__all__ = ["ServerFailed", "child", "free_port", "running", "wait_until_it_listens"]
 
 START_SECONDS = 20
 _PR_SET_PDEATHSIG = 1
@@ -63,14 +63,14 @@ def child(
                 stream.close()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
 
 
-def _wait_until_it_listens(process: subprocess.Popen[str], port: int) -> None:
+def wait_until_it_listens(process: subprocess.Popen[str], port: int) -> None:
     end = time.monotonic() + START_SECONDS
     while time.monotonic() < end:
         if process.poll() is not None:
@@ -90,7 +90,7 @@ def running(server: Server, mode: str) -> Generator[tuple[int, int]]:
         ServerFailed: it did not start; one from within the block gets the server's last words added.
         Unavailable: it is not installed.
     """
-    port = _free_port()
+    port = free_port()
     command = server.command(mode, port)
     server_core, our_core = cores()
     with tempfile.TemporaryFile("w+") as log:
@@ -102,7 +102,7 @@ def running(server: Server, mode: str) -> Generator[tuple[int, int]]:
         with child(command, server_core, log, log) as process:
             os.sched_setaffinity(0, {our_core})
             try:
-                _wait_until_it_listens(process, port)
+                wait_until_it_listens(process, port)
                 with watch(process.pid):
                     yield process.pid, port
             except (ServerFailed, OSError) as error:
