@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import time
 import tracemalloc
+import weakref
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from fractions import Fraction
@@ -437,6 +438,49 @@ def test_in_a_new_run_of_trio_all_buckets_are_full() -> None:
 def test_without_a_clock_of_its_own_it_is_for_trio_only() -> None:
     with pytest.raises(RuntimeError):
         MemoryRateLimiter(Policy(5, 1)).consume_nowait("k")
+
+
+def test_after_its_run_it_reads_that_run_s_clock_no_more() -> None:
+    limiter = MemoryRateLimiter(Policy(5, 1))
+    other = Policy(3, 1)
+
+    async def use() -> None:
+        for _ in range(3):
+            assert limiter.consume_nowait("k").allowed
+            assert limiter.consume_many_nowait([("k", 1, other)]).allowed
+
+    trio.run(use)
+    with pytest.raises(RuntimeError):
+        limiter.consume_nowait("k")
+    trio.run(use)
+
+
+def test_what_was_closed_in_a_run_is_closed_after_it() -> None:
+    limiter = MemoryRateLimiter(Policy(5, 1))
+
+    async def use() -> None:
+        assert limiter.consume_nowait("k").allowed
+        await limiter.aclose()
+
+    trio.run(use)
+    with pytest.raises(trio.ClosedResourceError):
+        limiter.consume_nowait("k")
+
+
+async def test_many_limiters_cost_their_run_one_instrument_and_are_not_kept(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    added: list[trio.abc.Instrument] = []
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(trio.lowlevel, "add_instrument", added.append)
+        limiters = [MemoryRateLimiter(Policy(5, 1)) for _ in range(10)]
+        assert all(one.consume_nowait("k") for one in limiters)
+    (instrument,) = added
+    last = weakref.ref(limiters[-1])
+    limiters.clear()
+    gc.collect()
+    assert last() is None
+    instrument.after_run()  # nobody is left to be told
 
 
 def test_any_monotonic_clock_will_do() -> None:

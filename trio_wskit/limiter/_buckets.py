@@ -20,6 +20,7 @@ import attrs
 
 from trio_wskit._core.bucket import Decision, Grid, Policy, check_cost, seconds_until, take
 from trio_wskit._core.reservations import Ledger
+from trio_wskit.limiter._run_clock import clock_of_this_run
 
 __all__ = ["Buckets", "Ticket"]
 
@@ -51,6 +52,7 @@ class Buckets:
     """All buckets of one policy. `MemoryRateLimiter`, its public face, says what the arguments mean."""
 
     __slots__ = (
+        "__weakref__",
         "_burst",
         "_clock",
         "_cursor",
@@ -77,7 +79,8 @@ class Buckets:
     ) -> None:
         self._policy = policy
         self._clock = clock
-        # Whose time it is: where that is another's, everything begins anew. None: it is always the same.
+        # Whose time it is: where that is another's, everything begins anew, and that run's own clock is read until it
+        # ends. None: it is always the same.
         self._run_of = run_of
         self._run: object = None
         grid = self._grid = Grid.of(policy, round(TICKS_PER_SECOND))
@@ -224,6 +227,13 @@ class Buckets:
             del self._ledgers[key]
             self._put(key, ledger.full_at)
 
+    def follow(self, clock: Callable[[], float]) -> None:
+        """Read this clock from now on; but not where it is closed, and reads none."""
+        if self._run_of is not None:
+            self._clock = clock
+            self._run = None
+            self._sweep_at = -math.inf
+
     def _clear(self) -> None:
         """Forget every bucket."""
         self._shards = [{} for _ in self._shards]
@@ -241,6 +251,7 @@ class Buckets:
                 self._run = run
                 self._latest = self._sweep_at = -math.inf
                 self._clear()
+                self._clock = clock_of_this_run(self)
             now = max(now, self._latest)
         self._latest = now
         self._tick = round(now * TICKS_PER_SECOND)

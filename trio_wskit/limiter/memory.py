@@ -135,7 +135,7 @@ class MemoryRateLimiter(Buckets):
 
     async def aclose(self) -> None:
         """Forget every bucket. Any later request raises `trio.ClosedResourceError`. Waits for nothing."""
-        self._clock = _closed
+        self._clock, self._run_of = _closed, None
         self._clear()
         self._others.clear()
         await checkpoint()
