@@ -160,6 +160,8 @@ class App:
         self._presence = presence
         policy = policy or PubSubPolicy()
         if presence is not None:
+            if not isinstance(cast("object", presence), Presence):
+                raise ConfigError(f"presence=… takes a Presence, not {presence!r}: a store goes into Presence(store)")
             policy = presence.guarded(policy)
         self._desk = Desk(self._driver, rules, policy, self._sessions.get, terms)
         if history is not None:

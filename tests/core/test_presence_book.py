@@ -181,7 +181,7 @@ def test_the_refused_are_not_there(book: PresenceBook) -> None:
     book.join("c4", "t", "cid", b"1", 0)
     changes, _ = book.take(1)
     book.leave("c3", "t", 1)
-    assert book.confirm(changes, [("t", "ann"), ("t", "bob")], 1) == {"c1", "c2"}
+    assert book.confirm(changes, [("t", "ann"), ("t", "bob")], 1) == {("c1", "t"), ("c2", "t")}
     assert (book.members("t"), book.held, book.due()) == (1, 1, inf)
     assert (book.places("c1"), book.places("c3")) == (0, 0)
 

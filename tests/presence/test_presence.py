@@ -749,7 +749,34 @@ async def test_a_store_that_forgets_some_of_us_is_told_everything(
 
 
 async def test_versions_are_above_those_of_an_earlier_process() -> None:
-    before = time.time_ns() // 1_000_000
+    before = time.time_ns() // 1_000
     store = MemoryPresence()
     answer = await store.beat(PresenceBeat(node="a", number=1, first=True, changes=[("t", "ann", b"1")]))
     assert before < answer.diffs[0].version < 2**53
+
+
+async def test_what_is_no_json_in_the_store_ends_nobody(
+    autojump_clock: MockClock, nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
+) -> None:
+    store, crowd = MemoryPresence(), Counting()
+    presence = Presence(store, debounce=0.1, linger=0, ttl=9)
+    await crowd.start(nursery, presence)
+    await store.beat(PresenceBeat(node="x", number=1, first=True, changes=[("room", "ann", b"{")], ttl=60))
+    presence.enter("c1", "ann", "room", 1)
+    await trio.sleep(1)
+    presence.gone("c1")  # what the other has said counts again
+    await trio.sleep(1)
+    assert presence.statistics().unpublished == 1
+    assert "was not published" in caplog.text
+    with pytest.raises(WsKitError, match="UNAVAILABLE"):
+        await presence.list("room")
+    presence.enter("c2", "bob", "other", 2)
+    await trio.sleep(1)
+    assert await presence.count("other") == 1
+    nursery.cancel_scope.cancel()
+
+
+def test_a_store_is_no_presence() -> None:
+    store: Any = MemoryPresence()
+    with pytest.raises(ConfigError, match=r"presence=… takes a Presence, not .*Presence\(store\)"):
+        App(Router(), presence=store)

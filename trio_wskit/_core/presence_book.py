@@ -155,20 +155,22 @@ class PresenceBook:
         self._window = now if self._dirty else inf
         return changes, doubtful
 
-    def confirm(self, changes: Iterable[PresenceChange], refused: Collection[Place], now: float) -> set[str]:
+    def confirm(
+        self, changes: Iterable[PresenceChange], refused: Collection[Place], now: float
+    ) -> set[tuple[str, str]]:
         """The store has carried these out, except for those refused.
 
         Returns:
-            The clients that are refused: they are not there any more.
+            The clients that are refused, each with the topic: they are not there any more.
         """
-        clients: set[str] = set()
+        clients: set[tuple[str, str]] = set()
         for topic, identity, state in changes:
             place = (topic, identity)
             entry = self._entry(place)
             if place in refused:
                 self._store(entry, None)
                 for client, block in tuple(entry.devices):
-                    clients.add(client)
+                    clients.add((client, topic))
                     self.leave(client, topic, now, block)
                 if self.has(topic, identity):  # it had left by itself
                     self._forget(place)

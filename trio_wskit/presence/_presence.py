@@ -1,48 +1,35 @@
-"""Presence as an App has it: members come and go here, one task tells the store, and publishes what has changed."""
+"""Presence as an App has it: who is there, who comes and goes. What the store hears of it is in `_beats`."""
 
 from __future__ import annotations
 
-import logging
 import math
-import secrets
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Mapping
 from itertools import count
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, TypeVar, final
 
-import attrs
 import trio
 
 from trio_wskit._core.json_text import dumps, is_json, loads
-from trio_wskit._core.presence import PresenceAnswer, PresenceBeat, PresenceChange
-from trio_wskit._core.presence_book import PresenceBook
-from trio_wskit._core.publishing import PublishResult
 from trio_wskit.abc import PresenceStore
 from trio_wskit.errors import ConfigError, WsKitError
+from trio_wskit.presence._beats import Beats, PresenceStatistics, Publish, Refuse
 from trio_wskit.presence._client import ClientPresence
 from trio_wskit.presence._guard import guard
-from trio_wskit.presence._messages import PresenceDiff, PresenceList, PresenceMember, messages_of
+from trio_wskit.presence._messages import PresenceList, PresenceMember
 from trio_wskit.presence.memory import MemoryPresence
 
 if TYPE_CHECKING:
     from trio_wskit._session import Session
     from trio_wskit.pubsub._policy import PubSubPolicy
 
-__all__ = ["Presence", "PresenceStatistics", "TopicNames"]
-
-logger = logging.getLogger("trio_wskit")
+__all__ = ["Presence", "TopicNames"]
 
 T = TypeVar("T")
 
 _MAX_IDENTITY: Final = 256  # characters
 _MEMBERS_PER_PASS: Final = 500  # a long list lets others run this often
-_LEAVE_SECONDS: Final = 1.0  # for the store to hear that this process goes
-_LONGEST_PAUSE: Final = 5.0  # seconds between two tries at a store that does not answer
-
 
 _Members: TypeAlias = "list[PresenceMember]"  # a method here is called `list`
-_Publish: TypeAlias = "Callable[[str, PresenceDiff], Awaitable[PublishResult]]"
-_Refuse: TypeAlias = "Callable[[str, WsKitError], object]"
 
 
 class TopicNames(Protocol):
@@ -55,26 +42,6 @@ class TopicNames(Protocol):
     def check(self, topic: str) -> None:
         """Refuse what is no topic, with a PubSubError."""
         ...
-
-
-@final
-@attrs.frozen
-class PresenceStatistics:
-    """What a `Presence` has done so far.
-
-    Attributes:
-        beats: calls to the store that it answered.
-        failures: calls that it did not answer.
-        diffs: messages published.
-        unpublished: messages of which the publish failed.
-        lost: how often this process had to tell the store everything again.
-    """
-
-    beats: int
-    failures: int
-    diffs: int
-    unpublished: int
-    lost: int
 
 
 @final
@@ -137,9 +104,9 @@ class Presence:
         if not prefix or "*" in prefix:
             raise ConfigError(f"Presence(prefix=…) takes a text without a star, not {prefix!r}")
         self._store: PresenceStore = MemoryPresence() if store is None else store
-        self._debounce = debounce
-        self._linger = linger
-        self._ttl = ttl
+        self._beats = Beats(
+            self._store, debounce=debounce, linger=linger, ttl=ttl, max_members=max_members, topic_of=self.topic_of
+        )
         self._max_members = max_members
         self._max_state_bytes = max_state_bytes
         self._max_places = max_places
@@ -149,23 +116,10 @@ class Presence:
         self._questions = count()
         self._turns: dict[str, _Turn] = {}  # the topics of which somebody asks for the list
         self._blocks = 0
-        self._beats = self._failures = self._diffs = self._unpublished = self._lost = 0
-        self._reset()
-
-    def _reset(self) -> None:
-        self._book = PresenceBook(self._debounce, self._linger)
-        self._node = secrets.token_hex(8)
-        self._number = 0
-        self._known = False  # the store has heard of this node
-        self._next_beat = math.inf  # when the lease is to be renewed; never, as long as nobody asks for presence
-        self._not_before = -math.inf  # the store has failed; leave it alone until then
-        self._failed_in_a_row = 0
-        self._changed = trio.Event()
-        self._asleep_until = -math.inf
 
     def statistics(self) -> PresenceStatistics:
         """What it has done so far."""
-        return PresenceStatistics(self._beats, self._failures, self._diffs, self._unpublished, self._lost)
+        return self._beats.statistics()
 
     def topic_of(self, topic: str) -> str:
         """Where the changes of a topic are published."""
@@ -199,7 +153,7 @@ class Presence:
         Raises, Cancelled: as `list`.
         """
         name = self._name(topic)
-        self._in_use()
+        self._beats.in_use()
         asked = next(self._questions)
         turn = self._turns.setdefault(name, _Turn())
         try:
@@ -214,13 +168,16 @@ class Presence:
 
     async def _list(self, name: str) -> PresenceList:
         snapshot = await self._ask(self._store.members(name))
-        states = {**snapshot.members, **self._book.pending(name)}
+        states = {**snapshot.members, **self._beats.book.pending(name)}
+        return PresenceList(name, snapshot.version, await self._ask(self._members(states)))
+
+    async def _members(self, states: Mapping[str, bytes]) -> _Members:
         members: list[PresenceMember] = []
         for number, (identity, state) in enumerate(states.items(), 1):
             members.append(PresenceMember(identity, loads(state)))
             if number % _MEMBERS_PER_PASS == 0:
                 await trio.lowlevel.checkpoint()
-        return PresenceList(name, snapshot.version, members)
+        return members
 
     async def count(self, topic: str) -> int:
         """How many are there, without a list of them. Waits for the store.
@@ -230,9 +187,9 @@ class Presence:
         Raises, Cancelled: as `list`.
         """
         name = self._name(topic)
-        self._in_use()
+        self._beats.in_use()
         stored = await self._ask(self._store.count(name))
-        return stored + self._book.unheard(name)
+        return stored + self._beats.book.unheard(name)
 
     async def _ask(self, answer: Awaitable[T]) -> T:
         try:
@@ -268,25 +225,25 @@ class Presence:
         told = dumps(state)
         if len(told) > self._max_state_bytes:
             self._too_many("the state of a member", "bytes", self._max_state_bytes, len(told))
-        book = self._book
+        book = self._beats.book
         if not book.is_present(client_id, name, block) and book.places(client_id) >= self._max_places:
             self._too_many("a connection", "places", self._max_places, book.places(client_id) + 1)
         if not book.has(name, identity) and book.members(name) >= self._max_members:
             self._too_many(f"the topic {name!r}", "members", self._max_members, book.members(name) + 1)
         book.join(client_id, name, identity, told, trio.current_time(), block)
-        self._in_use()
+        self._beats.in_use()
 
     def exit(self, client_id: str, topic: str, block: int = 0) -> None:
         """A connection is not there any more; no change where it was not."""
-        if self._names is not None and self._book.leave(
+        if self._names is not None and self._beats.book.leave(
             client_id, self._names.normalise(topic), trio.current_time(), block
         ):
-            self._wake()
+            self._beats.look()
 
     def gone(self, client_id: str) -> None:
         """A connection is gone: it is nowhere any more."""
-        self._book.leave_all(client_id, trio.current_time())
-        self._wake()
+        self._beats.book.leave_all(client_id, trio.current_time())
+        self._beats.look()
 
     def new_block(self) -> int:
         """A number for a block that is a device of its own."""
@@ -311,8 +268,8 @@ class Presence:
     async def run(
         self,
         names: TopicNames,
-        publish: _Publish,
-        refuse: _Refuse,
+        publish: Publish,
+        refuse: Refuse,
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
@@ -325,118 +282,8 @@ class Presence:
         """
         if self._names is not None:
             raise RuntimeError("this Presence belongs to an app that is open")
-        self._reset()
         self._names = names
         try:
-            task_status.started()
-            while True:
-                await self._wait()
-                await self._beat(publish, refuse)
+            await self._beats.run(publish, refuse, task_status)
         finally:
             self._names = None
-            if self._known:
-                patience = trio.CancelScope(shield=True, deadline=trio.current_time() + _LEAVE_SECONDS)
-                with patience, suppress(Exception):  # otherwise the lease ends by itself
-                    await self._store.retire(self._node, self._linger)
-
-    def _in_use(self) -> None:
-        if self._next_beat == math.inf:
-            self._next_beat = trio.current_time() + self._debounce
-        self._wake()
-
-    def _due(self) -> float:
-        return max(min(self._book.due(), self._next_beat), self._not_before)
-
-    def _wake(self) -> None:
-        if self._due() < self._asleep_until:
-            self._asleep_until = -math.inf
-            self._changed.set()
-
-    async def _wait(self) -> None:
-        await trio.lowlevel.checkpoint()
-        while (due := self._due()) > trio.current_time():
-            self._changed = trio.Event()
-            self._asleep_until = due
-            with trio.CancelScope(deadline=due):
-                await self._changed.wait()
-        self._asleep_until = -math.inf
-
-    async def _beat(self, publish: _Publish, refuse: _Refuse) -> None:
-        book = self._book
-        changes, doubtful = book.take(trio.current_time())
-        self._number += 1
-        beat = PresenceBeat(
-            node=self._node,
-            number=self._number,
-            first=not self._known,
-            changes=changes,
-            doubtful=doubtful,
-            ttl=self._ttl,
-            max_members=self._max_members,
-        )
-        try:
-            answer = await self._store.beat(beat)
-        except Exception as error:
-            self._failed(changes, error)
-            return
-        self._beats += 1
-        if self._failed_in_a_row:
-            logger.warning("the presence store answers again, after %d failures", self._failed_in_a_row)
-        self._failed_in_a_row = 0
-        now = trio.current_time()
-        if answer.known:
-            self._known = True
-            self._settle(changes, answer, refuse, now)
-        else:
-            self._call_again(now)
-        self._next_beat = now if answer.more else now + self._ttl / 3
-        for diff in answer.diffs:
-            for message in messages_of(diff):
-                await trio.lowlevel.checkpoint()  # a message takes a millisecond to make
-                result = await publish(self.topic_of(diff.topic), message)
-                self._diffs += 1
-                if not result.ok:
-                    self._unpublished += 1
-                    logger.warning("a change of presence in %s was not published: %s", diff.topic, result.error)
-
-    def _settle(
-        self,
-        changes: Sequence[PresenceChange],
-        answer: PresenceAnswer,
-        refuse: _Refuse,
-        now: float,
-    ) -> None:
-        book = self._book
-        refused = set(answer.refused)
-        for client in book.confirm(changes, refused, now):
-            topics = sorted({topic for topic, _ in refused})
-            error = WsKitError(
-                "RESOURCE_EXHAUSTED",
-                f"a topic has at most {self._max_members} members",
-                {"limit": self._max_members, "topics": topics},
-                retryable=False,
-            )
-            refuse(client, error)
-        if not book.doubts and book.held != answer.held:  # it has come back without its last memories
-            self._call_again(now)
-
-    def _failed(self, changes: Sequence[PresenceChange], error: Exception) -> None:
-        now = trio.current_time()
-        self._failures += 1
-        self._failed_in_a_row += 1
-        if self._failed_in_a_row == 1:
-            foreign = None if isinstance(error, WsKitError) else error  # a bug maybe; not just a server that is away
-            why = str(error.__cause__ or error)
-            logger.warning("the presence store failed, and will be told again: %s", why, exc_info=foreign)
-        self._book.doubt(changes, now)
-        pause = min(0.1 * 2 ** min(self._failed_in_a_row, 10), _LONGEST_PAUSE, self._ttl / 3)
-        self._not_before = now + max(pause, self._debounce)
-        self._next_beat = self._not_before
-
-    def _call_again(self, now: float) -> None:
-        """Under another name: what the store keeps under the old one ends with its lease."""
-        logger.warning("the presence store does not know this process any more; it will be told everything")
-        self._lost += 1
-        self._node = secrets.token_hex(8)
-        self._known = False
-        self._book.start_again(now)

@@ -23,8 +23,8 @@ class MemoryPresence:
 
     def __init__(self, clock: Callable[[], float] | None = None) -> None:
         self._clock = trio.current_time if clock is None else clock
-        # No client may take a version of this process for an older one of the process before it.
-        self._table = PresenceTable(round(time.time() * 1000))
+        # Microseconds: no client may take a version of this process for an older one of the process before it.
+        self._table = PresenceTable(time.time_ns() // 1000)
 
     async def beat(self, beat: PresenceBeat) -> PresenceAnswer:
         """See `trio_wskit.abc.PresenceStore.beat`. Waits for nothing. Cancelled: nothing has changed."""

@@ -19,7 +19,8 @@
 local nodes, numbers, last_version = KEYS[1], KEYS[2], KEYS[3]
 local command, prefix = ARGV[1], ARGV[2]
 local time = redis.call('TIME')
-local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+local now_us = tonumber(time[1]) * 1000000 + tonumber(time[2]) -- below 2^53 until the year 2255
+local now = math.floor(now_us / 1000)
 
 local function lapsed()
   return redis.call('ZRANGEBYSCORE', nodes, '-inf', now)
@@ -170,7 +171,7 @@ for _, topic in ipairs(topics) do
   local entries = changed[topic]
   local previous = redis.call('HGET', key, '')
   local count = previous and redis.call('HLEN', key) - 1 or 0
-  version = math.max(version + #entries.order, now)
+  version = math.max(version + #entries.order, now_us)
   if count > 0 then
     redis.call('HSET', key, '', string.format('%.0f', version))
   else
