@@ -11,13 +11,11 @@ Rules
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncGenerator, Callable, Collection, Generator, Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Final, Literal, TypeVar, final
+from typing import TYPE_CHECKING, Literal, TypeVar, final
 
-import attrs
 import trio
 
 from trio_wskit._core.history import NOT_KEPT, NoHistory, Position, Recovery, check_last, check_since
@@ -27,8 +25,11 @@ from trio_wskit._core.topics import TopicRules
 from trio_wskit.abc import PubSubDriver
 from trio_wskit.errors import PubSubError
 from trio_wskit.pubsub._desk import Desk
+from trio_wskit.pubsub._errand import UNDO_SECONDS, Errand
 from trio_wskit.pubsub._policy import PubSubPolicy
-from trio_wskit.pubsub._turns import Turn, Turns
+from trio_wskit.pubsub._state import State
+from trio_wskit.pubsub._state import TopicChange as TopicChange
+from trio_wskit.pubsub._turns import Turn
 
 if TYPE_CHECKING:
     from trio_wskit.pubsub._catching import Catching, Snapshot
@@ -38,40 +39,6 @@ __all__ = ["TopicChange", "TopicStatus", "Topics", "Verified"]
 S = TypeVar("S")
 TopicStatus = Literal["absent", "settled", "pending-subscribe", "pending-unsubscribe"]
 Verified = Literal["subscribed", "unsubscribed", "error"]
-
-logger = logging.getLogger("trio_wskit")
-
-_UNDO_SECONDS: Final = 5.0  # for the driver to undo what was begun: whoever is cancelled waits no longer
-_STEPS_PER_PASS: Final = 64  # a large batch still lets others run this often
-
-
-@final
-@attrs.frozen
-class TopicChange:
-    """What a batch changed.
-
-    Attributes:
-        added: topics that are new.
-        removed: topics that are gone.
-        total: topics that the client has now.
-    """
-
-    added: int
-    removed: int
-    total: int
-
-
-@final
-class _State:
-    """What a client has from its first subscription on."""
-
-    __slots__ = ("doubtful", "names", "scopes", "turns")
-
-    def __init__(self) -> None:
-        self.names: dict[str, None] = {}
-        self.turns = Turns()
-        self.doubtful: set[str] | None = None  # the driver may think otherwise
-        self.scopes: dict[str, tuple[int, bool]] | None = None  # how many, and whether it was subscribed before them
 
 
 @final
@@ -86,7 +53,7 @@ class Topics(AbstractSet[str]):
     def __init__(self, client_id: str, driver: PubSubDriver, desk: Desk | None = None) -> None:
         self._client_id = client_id
         self._desk = desk or Desk(driver, TopicRules(), PubSubPolicy(), lambda _: None)
-        self._state: _State | None = None  # made at the first operation: an idle client needs none
+        self._state: State | None = None  # made at the first operation: an idle client needs none
         self._closed = False
 
     # A set of str.
@@ -285,7 +252,7 @@ class Topics(AbstractSet[str]):
                 elif not before:
                     ended.append(name)
             if ended and not self._closed:
-                with trio.CancelScope(shield=True, deadline=trio.current_time() + _UNDO_SECONDS):
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + UNDO_SECONDS):
                     await self._remove(ended, normal=True)
 
     async def settle(self, topic: str | None = None) -> None:
@@ -377,15 +344,18 @@ class Topics(AbstractSet[str]):
 
     # How it is done.
 
-    def _began(self) -> _State:
+    def _began(self) -> State:
         if self._state is None:
-            self._state = _State()
+            self._state = State()
         return self._state
 
     def _names_of(self, topics: Iterable[str]) -> Collection[str]:
         if isinstance(topics, str):
             raise TypeError(f"a batch takes topics, not the text {topics!r}")
         return dict.fromkeys(map(self._desk.normalise, topics))
+
+    def _has_left(self) -> bool:
+        return self._closed
 
     def _check_open(self) -> None:
         if self._closed:
@@ -404,7 +374,7 @@ class Topics(AbstractSet[str]):
         turn.adds = names
         await state.turns.begin(turn)
         try:
-            adds = [name for name in names if self._is_new(state, name)]
+            adds = [name for name in names if state.is_new(name)]
             turn.adds = adds
             with self._on_terms(names, terms):
                 if adds:
@@ -439,7 +409,7 @@ class Topics(AbstractSet[str]):
         turn.adds = (name,)
         await state.turns.begin(turn)
         try:
-            turn.adds = adds = [name] if self._is_new(state, name) else []
+            turn.adds = adds = [name] if state.is_new(name) else []
             with self._on_terms((name,), terms), catching:
                 if adds:
                     await self._change(state, turn, (), adds, False)
@@ -447,7 +417,7 @@ class Topics(AbstractSet[str]):
                     return await catching.recover()
                 except BaseException:
                     if name in state.names and adds:
-                        with trio.CancelScope(shield=True, deadline=trio.current_time() + _UNDO_SECONDS):
+                        with trio.CancelScope(shield=True, deadline=trio.current_time() + UNDO_SECONDS):
                             await self._change(state, turn, adds, (), False)
                     raise
         finally:
@@ -463,7 +433,7 @@ class Topics(AbstractSet[str]):
         turn.removes = [name for name in names if name in state.names]
         await state.turns.begin(turn)
         try:
-            removes = [name for name in names if self._is_held(state, name)]
+            removes = [name for name in names if state.is_held(name)]
             turn.removes = removes
             if removes:
                 await self._change(state, turn, removes, (), True)
@@ -480,7 +450,7 @@ class Topics(AbstractSet[str]):
             wanted = wanted_of(set(state.names))
             removes = [name for name in (*state.names, *(state.doubtful or ())) if name not in wanted]
             removes = list(dict.fromkeys(removes))
-            adds = [name for name in wanted if self._is_new(state, name)]
+            adds = [name for name in wanted if state.is_new(name)]
             for name in adds:
                 self._desk.check(name)
             turn.adds, turn.removes = adds, removes
@@ -490,15 +460,7 @@ class Topics(AbstractSet[str]):
         finally:
             state.turns.end(turn)
 
-    @staticmethod
-    def _is_new(state: _State, name: str) -> bool:
-        return name not in state.names or (state.doubtful is not None and name in state.doubtful)
-
-    @staticmethod
-    def _is_held(state: _State, name: str) -> bool:
-        return name in state.names or (state.doubtful is not None and name in state.doubtful)
-
-    def _check_limit(self, state: _State, turn: Turn, fresh: int, gone: int, many: bool) -> None:
+    def _check_limit(self, state: State, turn: Turn, fresh: int, gone: int, many: bool) -> None:
         limit = self._desk.rules.max_per_connection
         current = len(state.names)
         resulting = current + sum(other.reserved for other in state.turns.all) + fresh - gone
@@ -511,7 +473,7 @@ class Topics(AbstractSet[str]):
             raise PubSubError("TOPIC_LIMIT_EXCEEDED", f"a connection has at most {limit} topics", details)
 
     async def _change(
-        self, state: _State, turn: Turn, removes: Collection[str], adds: Collection[str], many: bool
+        self, state: State, turn: Turn, removes: Collection[str], adds: Collection[str], many: bool
     ) -> None:
         """Carry out what there is to do, in the turn of its topics."""
         desk = self._desk
@@ -524,10 +486,13 @@ class Topics(AbstractSet[str]):
         self._check_limit(state, turn, len(fresh), len(gone), many)
         desk.take_places(fresh)
         turn.reserved = len(fresh)
+        errand = Errand(desk.driver, self._client_id, self._has_left, many=many)
         try:
-            await self._drive(state, removes, adds, many)
+            await errand.run(removes, adds)
         except BaseException:
             desk.free_places(fresh)
+            if errand.doubtful is not None:
+                state.doubtful = (state.doubtful or set()) | errand.doubtful
             raise
         # The commit: nothing waits from here on.
         gone = [name for name in gone if name in state.names]  # the client may have left meanwhile
@@ -540,61 +505,3 @@ class Topics(AbstractSet[str]):
             state.doubtful.difference_update(removes, adds)
         desk.free_places(gone)
         desk.tell(self._client_id, fresh, gone)
-
-    async def _drive(self, state: _State, removes: Collection[str], adds: Collection[str], many: bool) -> None:
-        """Have the driver do it all, or undo what it did."""
-        driver = self._desk.driver
-        done: list[tuple[str, bool]] = []
-        topic, adding = "", False
-        try:
-            for topics, adding in ((removes, False), (adds, True)):
-                act = driver.subscribe if adding else driver.unsubscribe
-                for topic in topics:
-                    await act(self._client_id, topic)
-                    done.append((topic, adding))
-                    if self._closed and adds:
-                        break
-                    if len(done) % _STEPS_PER_PASS == 0:
-                        await trio.lowlevel.checkpoint()
-            if adds:
-                self._check_open()
-        except Exception as cause:
-            failed = await self._undo(state, done)
-            if self._closed and adds:  # it left while the driver was at work
-                if not failed:
-                    self._check_open()
-                cause = next(iter(failed.values())) or cause
-            raise self._adapter_error(topic, adding, list(failed), many) from cause
-        except BaseException:  # cancelled: the driver may have done it, or not
-            if not done or done[-1] != (topic, adding):
-                done.append((topic, adding))
-            await self._undo(state, done)
-            raise
-
-    @staticmethod
-    def _adapter_error(topic: str, adding: bool, failed: list[str], many: bool) -> PubSubError:
-        what = "subscribe to" if adding else "unsubscribe from"
-        details = {"rollbackFailed": bool(failed), "failedRollbackTopics": failed} if many else {}
-        return PubSubError("ADAPTER_ERROR", f"the driver did not {what} {topic!r}", details)
-
-    async def _undo(self, state: _State, done: list[tuple[str, bool]]) -> dict[str, Exception | None]:
-        """Undo in reverse order, whoever is cancelled meanwhile; tell for which topics that failed."""
-        driver = self._desk.driver
-        if self._closed:  # then there is nothing to come back to
-            done = [step for step in done if step[1]]
-        failed: dict[str, Exception | None] = {}
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + _UNDO_SECONDS):
-            while done:
-                topic, added = done[-1]
-                try:
-                    await (driver.unsubscribe if added else driver.subscribe)(self._client_id, topic)
-                except Exception as error:
-                    logger.exception("topic %s of client %s is in doubt", topic, self._client_id)
-                    failed[topic] = error
-                done.pop()
-        if done:
-            logger.error("the driver took too long to undo: %d topics of client %s", len(done), self._client_id)
-            failed |= {topic: None for topic, _ in reversed(done)}
-        if failed and not self._closed:
-            state.doubtful = (state.doubtful or set()) | set(failed)
-        return failed
