@@ -662,6 +662,10 @@ async def test_who_waits_gets_in_with_a_flush_where_no_writer_can_be_started() -
         assert desk.wire.texts() == ["a", "b", "c"]
 
 
+def _never(topic: str, first: int | None, last: int | None) -> bytes:
+    raise AssertionError("there is nobody to tell")
+
+
 async def test_a_ticket_is_told_of_a_write_by_a_flush_where_no_writer_can_be_started() -> None:
     told: list[str] = []
 
@@ -691,7 +695,7 @@ async def test_a_ticket_is_told_of_a_write_by_a_flush_where_no_writer_can_be_sta
         desk.outbox.watch(Teller())
         desk.outbox.break_off(ConnectionClosed(1006))
         assert told == ["written", "lost"]
-        desk.outbox.miss("t", 1, 1, lambda *_: b"")
+        desk.outbox.miss("t", 1, 1, _never)
         assert desk.outbox.gaps == 0
 
 
