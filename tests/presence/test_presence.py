@@ -745,6 +745,9 @@ async def test_a_store_that_forgets_some_of_us_is_told_everything(
     await trio.sleep(5)
     assert await presence.count("room") == 2
     assert presence.statistics().lost == 1
+    presence.gone("c-ann")
+    await trio.sleep(1)
+    assert await presence.count("room") == 1  # what it knew under the old name is over
     nursery.cancel_scope.cancel()
 
 

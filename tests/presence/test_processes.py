@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
-from typing import Any
+import signal
+import sys
+from contextlib import AsyncExitStack, suppress
+from functools import partial
+from pathlib import Path
+from subprocess import PIPE
+from typing import Any, Final
 
 import pytest
 import trio
 from trio.testing import MockClock
 
-from tests.presence.test_presence import connect, diffs, ids, options, router
+from tests.presence.redis_room import TOPIC
+from tests.presence.test_presence import Counting, connect, diffs, ids, options, router
 from tests.pubsub.redis_chat import QUICK
 from tests.serving import Client, serving
 from tests.serving import connect as dial
@@ -20,6 +26,8 @@ from trio_wskit.presence import MemoryPresence, Presence
 from trio_wskit.presence.redis import open_redis_presence
 from trio_wskit.pubsub import MemoryBroker, with_broker
 from trio_wskit.pubsub.redis import open_redis_pubsub
+
+ROOT: Final = Path(__file__).resolve().parents[2]
 
 
 async def test_changes_reach_those_who_watch_on_another_process(autojump_clock: MockClock) -> None:
@@ -74,3 +82,37 @@ async def test_two_servers_and_a_real_store(store: Server) -> None:
                 assert came["joins"] == [{"id": ann.client_id, "state": {"n": 1}}]
                 name = ann.client_id
             assert (await watcher.receive())["payload"]["leaves"] == [name]
+
+
+@pytest.mark.usefixtures("coredis_rubbish")
+@pytest.mark.filterwarnings(COREDIS_RUBBISH)
+@pytest.mark.parametrize(("end", "seconds"), [("kill", 1.0), ("stop", 1.0)])
+async def test_members_of_a_process_that_is_killed_or_stopped_vanish(store: Server, end: str, seconds: float) -> None:
+    crowd = Counting()
+    command = [sys.executable, "-m", "tests.presence.redis_room", store.url, str(seconds), "ann", "bob"]
+    async with open_redis_presence(store.url) as link, trio.open_nursery() as nursery:
+        process: trio.Process = await nursery.start(
+            partial(trio.run_process, command, stdout=PIPE, cwd=ROOT, check=False)
+        )
+        try:
+            assert process.stdout is not None
+            with trio.fail_after(30):
+                assert await process.stdout.receive_some() == b"ready\n"
+            presence = Presence(link, debounce=0.05, linger=0, ttl=seconds)
+            await crowd.start(nursery, presence)
+            presence.enter("c1", "cid", TOPIC, None)
+            assert {member.id for member in await presence.list(TOPIC)} == {"ann", "bob", "cid"}
+            process.send_signal(signal.SIGKILL if end == "kill" else signal.SIGSTOP)
+            with trio.fail_after(20):
+                while {who for diff in crowd.messages for who in diff.leaves} != {"ann", "bob"}:  # noqa: ASYNC110
+                    await trio.sleep(0.05)
+            assert await presence.count(TOPIC) == 1
+            if end == "stop":  # and it comes back, without having been told
+                process.send_signal(signal.SIGCONT)
+                with trio.fail_after(20):
+                    while await presence.count(TOPIC) < 3:  # noqa: ASYNC110 - nobody tells us
+                        await trio.sleep(0.05)
+        finally:
+            with suppress(ProcessLookupError):
+                process.send_signal(signal.SIGKILL)
+            nursery.cancel_scope.cancel()
