@@ -54,6 +54,44 @@ async def test_it_keeps_its_promises_on_a_cluster(cluster: Server) -> None:
     await check_history(factory, seconds=0.15)
 
 
+async def test_it_keeps_its_promises_while_the_server_is_started_again(own_server: Server) -> None:
+    opened: list[RedisHistory] = []
+
+    @asynccontextmanager
+    async def factory() -> AsyncGenerator[HistoryStore]:
+        async with open_redis_history(own_server.url, name=secrets.token_hex(4), max_wait=5) as store:
+            opened.append(store)
+            yield store
+
+    async def lose() -> None:
+        own_server.kill()
+        own_server.start()
+        await until_it_answers(opened[-1])
+
+    await check_history(factory, lose=lose, seconds=0.15)
+
+
+async def test_it_keeps_its_promises_while_the_server_pauses_now_and_then(own_server: Server) -> None:
+    @asynccontextmanager
+    async def factory() -> AsyncGenerator[HistoryStore]:
+        async with open_redis_history(own_server.url, name=secrets.token_hex(4), max_wait=5) as store:
+            yield store
+
+    async def pauses() -> None:
+        while True:
+            await trio.sleep(0.1)
+            own_server.pause()
+            try:
+                await trio.sleep(0.03)
+            finally:
+                own_server.resume()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pauses)
+        await check_history(factory, seconds=0.4)
+        nursery.cancel_scope.cancel()
+
+
 # The store alone.
 
 

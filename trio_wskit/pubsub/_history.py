@@ -135,7 +135,9 @@ class Histories:
                     fan.end()
         finally:
             self._publishing -= 1
-        return attrs.evolve(result if fan is None else fan.result(result), position=position)
+        if fan is None:  # nobody here wants it, or something before it is missing: it goes out when that has come
+            return attrs.evolve(result, position=position, written=None if quorum is None else 0)
+        return attrs.evolve(fan.result(result), position=position)
 
     async def arrived(self, envelope: PublishEnvelope, meta: dict[str, Any], keep: History) -> None:
         """Another process has published it. Waits for nobody but subscribers whose policy is to be waited for.
