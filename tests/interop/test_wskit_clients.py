@@ -11,44 +11,16 @@ import pytest
 import trio
 
 from tests.e2e.chromium import find_chromium, open_browser
-from tests.interop.wskit_servers import CloseMe, Count, Counted, GetUser, Greeting, Hello, User
+from tests.interop.our_server import our_app
 from tests.needs import node_path, require, require_peer
 from tests.serving import serving
-from trio_wskit import App, Context, Router, WsKitError
 
 pytestmark = pytest.mark.interop
 
 
-def router() -> Router:
-    """What tests/peers/wskit_router.mjs does, with ours."""
-    found = Router()
-
-    @found.on(Hello)
-    async def hello(ctx: Context[Hello]) -> None:
-        await ctx.send(Greeting(f"hello {ctx.payload.name}"))
-
-    @found.on(CloseMe)
-    async def close_me(ctx: Context[CloseMe]) -> None:
-        await ctx.session.close(ctx.payload.code, "as you wish")
-
-    @found.rpc(GetUser)
-    async def get_user(ctx: Context[GetUser]) -> User:
-        if ctx.payload.id == "none":
-            raise WsKitError("NOT_FOUND", "no such user", {"id": "none"})
-        return User(f"user {ctx.payload.id}")
-
-    @found.rpc(Count)
-    async def count(ctx: Context[Count]) -> Counted:
-        for n in range(1, ctx.payload.to + 1):
-            ctx.progress(Counted(n))
-        return Counted(ctx.payload.to)
-
-    return found
-
-
 async def test_a_client_on_the_ws_package_that_speaks_as_ws_kits_does() -> None:
     folder = require_peer("ws")
-    async with serving(App(router())) as server:
+    async with serving(our_app()) as server:
         command = [str(node_path()), "wskit_client.mjs", server.urls[0]]
         with trio.fail_after(30):
             done = await trio.run_process(command, cwd=folder, capture_stdout=True, stderr=subprocess.STDOUT)
@@ -75,8 +47,13 @@ def check(said: list[dict[str, Any]]) -> None:
         {"type": "$ws:rpc-progress", "payload": {"n": 2}, "data": {"n": 2}},
         {"type": "COUNTED", "payload": {"n": 2}},
     ]
+    assert by_id.pop("req-6") == [{"type": "SUBSCRIBED", "payload": {"topic": "room:a"}}]
+    assert by_id.pop("req-7") == by_id.pop("req-8") == [{"type": "PASSED", "payload": {"n": 1}}]
+    (limited,) = by_id.pop("req-9")
+    assert (limited["type"], limited["payload"]["code"]) == ("RPC_ERROR", "RESOURCE_EXHAUSTED")
+    assert 0 < limited["payload"]["retryAfterMs"] <= 1000
     events = [(one["type"], one["payload"].get("code")) for one in by_id.pop(None)]
-    assert sorted(events, key=str) == [("ERROR", "INVALID_ARGUMENT"), ("GREETING", None)]
+    assert sorted(events, key=str) == [("ERROR", "INVALID_ARGUMENT"), ("GREETING", None), ("SAID", None)]
     errors = {name: [(one["type"], one["payload"]["code"]) for one in ones] for name, ones in by_id.items()}
     assert errors == {
         "req-2": [("RPC_ERROR", "NOT_FOUND")],
@@ -85,18 +62,28 @@ def check(said: list[dict[str, Any]]) -> None:
     }
 
 
+NOBODY = {"code": "NOT_FOUND", "message": "no such user", "details": {"id": "none"}}
 IN_THE_BROWSER = """
 new Promise((done) => {
   const heard = [];
   const link = new WebSocket(location.href.replace("http", "ws"));
-  const say = (message) => link.send(JSON.stringify(message));
+  const say = (type, payload, correlationId) => {
+    const meta = { timestamp: Date.now(), ...(correlationId && { correlationId }) };
+    link.send(JSON.stringify({ type, meta, payload }));
+  };
   link.onmessage = ({ data }) => {
-    heard.push(JSON.parse(data));
-    if (heard.length === 2) say({ type: "CLOSE_ME", payload: { code: 4000 } });
+    const message = JSON.parse(data);
+    delete message.meta.timestamp;
+    heard.push(message);
+    if (message.type === "SUBSCRIBED") say("SAY", { room: "a", text: "to all" });
+    if (heard.length === 8) say("CLOSE_ME", { code: 4000 });
   };
   link.onopen = () => {
-    say({ type: "HELLO", meta: { timestamp: Date.now() }, payload: { name: "grüß 🎉" } });
-    say({ type: "GET_USER", meta: { correlationId: "a" }, payload: { id: "1" } });
+    say("HELLO", { name: "grüß 🎉" });
+    say("GET_USER", { id: "1" }, "a");
+    say("GET_USER", { id: "none" }, "b");
+    say("COUNT", { to: 2 }, "c");
+    say("SUBSCRIBE", { topic: "room:a" }, "d");
   };
   link.onclose = ({ code, reason, wasClean }) => done({ heard, code, reason, wasClean });
 })
@@ -112,8 +99,20 @@ async def test_a_browser(tmp_path: Path) -> None:
         with open_browser(executable, tmp_path) as browser:
             return browser.open(url).evaluate(IN_THE_BROWSER)
 
-    async with serving(App(router()), http={"/": "<!doctype html><title>test</title>"}) as server:
+    async with serving(our_app(), http={"/": "<!doctype html><title>test</title>"}) as server:
         found = await trio.to_thread.run_sync(browse, server.urls[0].replace("ws", "http", 1) + "/")
-    kinds = sorted((one["type"], json.dumps(one["payload"], ensure_ascii=False)) for one in found.pop("heard"))
-    assert kinds == [("GREETING", '{"text": "hello grüß 🎉"}'), ("USER", '{"name": "user 1"}')]
+    heard = {(one["type"], one["meta"].get("correlationId")): one["payload"] for one in found.pop("heard")}
+    assert heard == {
+        ("GREETING", None): {"text": "hello grüß 🎉"},
+        ("USER", "a"): {"name": "user 1"},
+        ("RPC_ERROR", "b"): {
+            "code": "NOT_FOUND",
+            "message": "no such user",
+            "details": {"id": "none"},
+        },
+        ("$ws:rpc-progress", "c"): {"n": 2},
+        ("COUNTED", "c"): {"n": 2},
+        ("SUBSCRIBED", "d"): {"topic": "room:a"},
+        ("SAID", None): {"room": "a", "text": "to all"},
+    }
     assert found == {"code": 4000, "reason": "as you wish", "wasClean": True}

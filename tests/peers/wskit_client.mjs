@@ -17,5 +17,10 @@ link.on("open", () => {
   say("COUNT", { to: 2 }, "req-4");
   say("WHAT", {}, "req-5");
   link.send("{");
+  say("SUBSCRIBE", { topic: "room:a" }, "req-6");
+  say("LIMITED", { key: "x" }, "req-7");
+  say("LIMITED", { key: "x" }, "req-8");
+  say("LIMITED", { key: "x" }, "req-9");
+  say("SAY", { room: "a", text: "to all" });
   say("CLOSE_ME", { code: 4000 });
 });
