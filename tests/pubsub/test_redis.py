@@ -164,6 +164,16 @@ async def test_a_message_that_a_topic_and_a_pattern_match_comes_twice_with_one_i
         assert one.texts == ["1", "1", "2"]
 
 
+async def test_shards_have_no_patterns(server: Server) -> None:
+    async with listening(server.url, "a", mode="sharded") as one:
+        with pytest.raises(PubSubError) as caught:
+            await one.selective.follow("a:*")
+        assert (caught.value.reason, caught.value.details["why"]) == ("INVALID_TOPIC", "unsupported")
+        await one.selective.unfollow("a:*")
+        assert await one.publish("1", "a")
+        await until(lambda: one.texts == ["1"])
+
+
 # --- what is no envelope ---
 
 

@@ -8,6 +8,7 @@ from typing import Any, cast, final
 
 import pytest
 import trio
+from coredis.exceptions import MovedError, ResponseError
 from trio.testing import MockClock
 
 from trio_wskit.errors import PubSubError
@@ -23,13 +24,15 @@ class Server:
         self.commands: list[Command] = []
         self.fences = 0
         self.refuses: set[str] = set()
+        self.moved = False
         self.takes = 0.0
 
     async def fence(self, commands: Sequence[Command], patience: float) -> list[Refused]:
         await trio.sleep(self.takes)
         self.fences += 1
         self.commands += commands
-        return [Refused(ValueError(name)) for _, names in commands for name in names if name in self.refuses]
+        error = MovedError("1 there:1") if self.moved else ResponseError("no")
+        return [Refused(error) for _, names in commands for name in names if name in self.refuses]
 
 
 @final
@@ -105,6 +108,16 @@ async def test_what_is_refused_is_found_and_the_rest_is_heard() -> None:
     await ear.settle()
     assert [event for event in head.events if event != "pause"] == ["heard a", "refused b", "heard c"]
     assert {name.name for name in ear.heard} == {"a", "c"}
+
+
+async def test_a_name_that_another_node_has_ends_it() -> None:
+    server, head = Server(), Head()
+    server.moved = True
+    server.refuses = {"a"}
+    ear = ear_of(server, head, by_slot=True)
+    want(ear, head, "a", kind="SSUBSCRIBE")
+    with pytest.raises(PubSubError, match="has moved"):
+        await ear.settle()
 
 
 async def test_what_changed_back_while_nobody_looked_costs_nothing() -> None:

@@ -287,6 +287,26 @@ async def test_the_block_ends_in_time_though_the_server_has_stopped(own_server: 
         own_server.resume()
 
 
+async def test_who_publishes_while_the_block_ends_is_told_so_at_once(own_server: Server) -> None:
+    results: list[bool] = []
+
+    async def publish(one: Parts, text: str) -> None:
+        results.append(await one.publish(text))
+
+    for is_open in (True, False):
+        async with trio.open_nursery() as nursery:
+            async with open_parts(own_server.url, max_wait=30, connect_timeout=30) as one:
+                assert not is_open or await one.publish("1")
+                own_server.pause()
+                for number in range(5):
+                    nursery.start_soon(publish, one, f"{number}")
+                await trio.sleep(0.05)
+            with trio.fail_after(5):
+                await until(lambda: len(results) % 5 == 0 and results)
+        own_server.resume()
+    assert results == [False] * 10
+
+
 async def test_a_publish_whose_answer_is_lost_is_not_sent_again(own_server: Server) -> None:
     async with listening(own_server.url, "a") as one, wired(own_server) as wire, open_parts(wire.url) as other:
         assert await other.publish("1", "a")

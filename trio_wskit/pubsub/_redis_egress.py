@@ -140,6 +140,8 @@ class Egress:
     async def _open_link(self, address: Address | None) -> Link:
         way = self._ways.setdefault(address, _Way())
         while way.link is None or not way.link.is_usable:
+            if self._is_closed:
+                raise lost("the driver is closed")
             if way.opening is None:
                 wait = way.not_before - trio.current_time()
                 if wait > 0:
