@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import trio
+
 from trio_wskit import App, Context, Router, Rpc, Session, message
 from trio_wskit.client import Subscribe, Subscribed, Unsubscribe, Unsubscribed
 
@@ -49,6 +51,8 @@ def app(topics: list[str] | None = None, closes: list[int | None] | None = None)
 
     @router.on(Say)
     async def say(ctx: Context[Say]) -> None:
+        if ctx.payload.text == "later":
+            await trio.sleep(0.7)
         await ctx.send(Said(ctx.payload.text))
 
     @router.rpc(Add)

@@ -100,8 +100,11 @@ async def test_what_comes_is_shown_above_what_is_being_typed() -> None:
         await shell.until("* open")
         await shell.type('/send SAY {"text": "first"}\r')
         await shell.until('"text": "first"}}')
+        await shell.type('/send SAY {"text": "later"}\r')
+        await shell.until('> /send SAY {"text": "later"}')
         await shell.type("/send SA")
-        await shell.until("> /send SA")
+        await shell.until('"text": "later"}}')
+        await until(lambda: shell.text.endswith("\n> /send SA"))
         await shell.type('Y {"text": "second"}\r')
         await shell.until('"text": "second"}}')
         assert "\x1b[36m<" in shell.shown, "rich is installed here, and there are no colours"

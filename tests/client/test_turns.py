@@ -277,3 +277,12 @@ async def test_a_caller_that_is_cancelled_already_sends_nothing(attempt: str, au
         assert scope.cancelled_caught
         assert await server.heard() == []
         assert client.stats.pending == 0
+
+
+async def test_ctrl_c_in_the_block_says_goodbye_and_comes_out_bare(autojump_clock: MockClock) -> None:
+    server = Server()
+    with pytest.raises(KeyboardInterrupt):
+        async with open_pair(server):
+            raise KeyboardInterrupt
+    with pytest.raises(ConnectionClosed, match="1000"):
+        await server.peer.receive()

@@ -112,6 +112,8 @@ async def calls(client: Client) -> None:
             step.text  # type: ignore[attr-defined]  # noqa: B018
         assert_type(await stepwise.reply, User)
         assert_type(stepwise.progress.dropped, int)
+    async with client.call_json("EXPORT", {"rows": 5}) as untyped:
+        assert_type(await untyped.reply, Envelope)
     client.call(News("a"))  # type: ignore[call-overload]
     client.call(GetUser("1"), progress=Step(1))  # type: ignore[call-overload]
 

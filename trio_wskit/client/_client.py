@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Generator
-from contextlib import AbstractAsyncContextManager, contextmanager
-from typing import Any, Protocol, TypeVar, cast, final, overload
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from typing import Any, TypeVar, cast, final, overload
 
 from trio_wskit._core.envelope import ABSENT, Envelope
 from trio_wskit._core.frames import text_frame
@@ -15,7 +15,7 @@ from trio_wskit.client._lifecycle import Lifecycle, State, StateChange
 from trio_wskit.client._listening import Listening
 from trio_wskit.client._queue import Outgoing
 from trio_wskit.client._raw import RawMessage, spec_of_instance
-from trio_wskit.client._receive import ErrorHook, Handler, Receiver, UnhandledHook, check_callable
+from trio_wskit.client._receive import ErrorHook, Handler, Receiver, Registrar, UnhandledHook, check_callable
 from trio_wskit.client._retry import Retry
 from trio_wskit.client._sending import Meta, Sender
 from trio_wskit.client._stats import ClientStats
@@ -29,16 +29,6 @@ __all__ = ["Client"]
 M = TypeVar("M")
 P = TypeVar("P")
 R = TypeVar("R")
-T = TypeVar("T")
-
-
-class Registrar(Protocol[M]):
-    """What `Client.on` gives as a decorator: the handler comes back as it was."""
-
-    @overload
-    def __call__(self, handler: Callable[[M], Awaitable[T]], /) -> Callable[[M], Awaitable[T]]: ...
-    @overload
-    def __call__(self, handler: Callable[[M], None], /) -> Callable[[M], None]: ...
 
 
 @final
@@ -92,18 +82,13 @@ class Client:
         """A snapshot of the counters."""
         return self._turns.stats(self._asker.retries)
 
-    @contextmanager
-    def states(self) -> Generator[Stream[StateChange]]:
+    def states(self) -> AbstractContextManager[Stream[StateChange]]:
         """Watch the state: ``with client.states() as changes: async for change in changes``.
 
         It begins with the present state, and ends after ``closed``. Of more than 64 that nobody took, the oldest are
         dropped.
         """
-        stream = self._life.watch()
-        try:
-            yield stream
-        finally:
-            self._life.unwatch(stream)
+        return self._life.watched()
 
     async def wait_open(self) -> None:
         """Wait until there is a connection.

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Final, Literal, Protocol, final
 
 import attrs
@@ -133,19 +133,19 @@ class Lifecycle:
         """True where `check` raises."""
         return self.closed is not None or self._goodbye is not None
 
-    def watch(self) -> Stream[StateChange]:
+    @contextlib.contextmanager
+    def watched(self) -> Generator[Stream[StateChange]]:
         """A stream of changes, beginning with the present state."""
         stream: Stream[StateChange] = Stream(_STATES_KEPT, "drop_oldest")
         stream.put(self._change)
         if self.closed is not None:
             stream.end()
         self._watchers.append(stream)
-        return stream
-
-    def unwatch(self, stream: Stream[StateChange]) -> None:
-        """End a stream of changes."""
-        stream.close()
-        self._watchers.remove(stream)
+        try:
+            yield stream
+        finally:
+            stream.close()
+            self._watchers.remove(stream)
 
     async def wait_open(self) -> None:
         """Wait until there is a connection. Raises ConnectionClosed when there will be none."""

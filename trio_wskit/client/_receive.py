@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, final
+from typing import Any, Final, Protocol, TypeVar, final, overload
 
 import attrs
 
@@ -23,15 +23,26 @@ from trio_wskit.client._requests import Requests, server_error
 from trio_wskit.client._streams import Bell, Stream
 from trio_wskit.errors import ConfigError
 
-__all__ = ["ErrorHook", "Handler", "Receiver", "Tap", "UnhandledHook", "check_callable"]
+__all__ = ["ErrorHook", "Handler", "Receiver", "Registrar", "Tap", "UnhandledHook", "check_callable"]
 
 logger = logging.getLogger("trio_wskit.client")
 
+M = TypeVar("M")
+T = TypeVar("T")
 Handler = Callable[[Any], Awaitable[object] | None]
 UnhandledHook = Callable[[Envelope], object]
 ErrorHook = Callable[[Exception, Envelope | None], object]
 
 _UNHANDLED_LOGGED: Final = 100  # characters of a type, which the server chose
+
+
+class Registrar(Protocol[M]):
+    """What `Client.on` gives as a decorator: the handler comes back as it was."""
+
+    @overload
+    def __call__(self, handler: Callable[[M], Awaitable[T]], /) -> Callable[[M], Awaitable[T]]: ...
+    @overload
+    def __call__(self, handler: Callable[[M], None], /) -> Callable[[M], None]: ...
 
 
 def check_callable(hook: object, where: str) -> None:
