@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator, Generator
+
 import pytest
 import trio
 from trio.testing import assert_checkpoints
 
 from tests.sessions import settle
 from trio_wskit._core.envelope import ABSENT, Envelope
-from trio_wskit._inbox import Inbox
+from trio_wskit._inbox import WOKEN, Inbox
 
 
 def batch(*names: str) -> list[Envelope]:
@@ -132,3 +134,20 @@ async def test_a_batch_that_is_taken_grows_no_more() -> None:
     put(inbox, "B", size=10)
     assert [envelope.type for envelope in taken] == ["A"]
     assert await get(inbox) == ["B"]
+
+
+async def test_what_wakes_a_reader_serves_as_any_outcome_does_and_more_than_once() -> None:
+    def echo() -> Generator[str, None, None]:
+        while True:
+            yield "sent"
+
+    async def async_echo() -> AsyncGenerator[str, None]:
+        while True:
+            yield "sent"
+
+    sync, asynchronous = echo(), async_echo()
+    for _ in range(2):
+        assert WOKEN.unwrap() is None  # type: ignore[func-returns-value]
+        assert WOKEN.send(sync) == "sent"
+        assert await WOKEN.asend(asynchronous) == "sent"
+    await asynchronous.aclose()

@@ -7,17 +7,38 @@ then.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, Final, final
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable
+from typing import Any, Final, TypeVar, final
 
+import outcome
 import trio
 from trio.lowlevel import current_task, reschedule
 
 from trio_wskit._core.envelope import Envelope
 
-__all__ = ["Inbox"]
+__all__ = ["WOKEN", "Inbox"]
+
+T = TypeVar("T")
 
 _BATCH_BYTES: Final = 65536
+
+
+@final
+class Woken(outcome.Outcome[None]):
+    """What a reader is woken with. An `outcome.Value` can be unwrapped once; this one serves for all of them."""
+
+    __slots__ = ()
+
+    def unwrap(self) -> None: ...
+
+    def send(self, gen: Generator[T, None, object]) -> T:
+        return gen.send(None)
+
+    async def asend(self, agen: AsyncGenerator[T, None]) -> T:
+        return await agen.asend(None)
+
+
+WOKEN: Final = Woken()
 
 
 @final
@@ -76,7 +97,7 @@ class Inbox:
         self._bytes = 0
         self._batches.append(batch)
         if self._reader is not None:
-            reschedule(self._reader)
+            reschedule(self._reader, WOKEN)
             self._reader = None
 
     @property
@@ -88,7 +109,7 @@ class Inbox:
         """Nothing more will come; what waits can still be taken."""
         self._closed = True
         if self._reader is not None:
-            reschedule(self._reader)
+            reschedule(self._reader, WOKEN)
             self._reader = None
 
     async def get(self) -> list[Envelope]:
