@@ -14,7 +14,19 @@ from trio_wskit._core.publishing import PublishEnvelope
 from trio_wskit.errors import PubSubError
 from trio_wskit.pubsub.redis import RedisConsumer, RedisPubSub, WsKitConsumer, open_redis_pubsub
 
-__all__ = ["Parts", "channels", "enveloped", "gone", "listening", "open_parts", "patterns"]
+__all__ = [
+    "Parts",
+    "Wire",
+    "at_most",
+    "channels",
+    "enveloped",
+    "gone",
+    "listening",
+    "open_parts",
+    "patterns",
+    "published",
+    "wired",
+]
 
 _CHECK_EVERY: Final = 0.3
 
@@ -101,3 +113,81 @@ def patterns(server: Server) -> int:
 async def gone(server: Server) -> None:
     """Wait until nobody is subscribed to anything."""
     await until(lambda: not channels(server) and not channels(server, "SHARDCHANNELS") and not patterns(server))
+
+
+@asynccontextmanager
+async def at_most(seconds: float) -> AsyncGenerator[None]:
+    start = trio.current_time()
+    yield
+    assert trio.current_time() - start < seconds
+
+
+async def published(parts: Parts, text: str, topic: str = "room:1") -> None:
+    """Publish until it succeeds; a few seconds are enough, whatever the machine does besides."""
+    with trio.fail_after(10):
+        while not await parts.publish(text, topic):  # noqa: ASYNC110 - nobody there tells us
+            await trio.sleep(0.02)
+
+
+@final
+class Wire:
+    """A link to the server that can be held up, or cut in silence: without an end, for those who wait for one."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._links: list[trio.CancelScope] = []
+        self._may_pass = trio.Event()
+        self._may_pass.set()
+        self.url = ""
+        self.opened = 0
+        self._pause = 0.0
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        self.url = f"redis://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
+        task_status.started()
+        await trio.serve_listeners(self._link, listeners)
+
+    def hold(self) -> None:
+        self._may_pass = trio.Event()
+
+    def let_go(self) -> None:
+        self._may_pass.set()
+
+    def slow_down(self) -> None:
+        """From now on no more than half a megabyte a second."""
+        self._pause = 0.03
+
+    def cut(self) -> None:
+        for scope in self._links:
+            scope.cancel()
+        self._links.clear()
+
+    async def _link(self, client: trio.SocketStream) -> None:
+        self.opened += 1
+        server = await trio.open_tcp_stream("127.0.0.1", self._server.port)
+        async with client, server, trio.open_nursery() as nursery:
+            self._links.append(nursery.cancel_scope)
+
+            async def pump(source: trio.SocketStream, sink: trio.SocketStream) -> None:
+                try:
+                    async for data in source:
+                        await self._may_pass.wait()
+                        for start in range(0, len(data), 16_000):
+                            await trio.sleep(self._pause)
+                            await sink.send_all(data[start : start + 16_000])
+                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    pass
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(pump, client, server)
+            nursery.start_soon(pump, server, client)
+
+
+@asynccontextmanager
+async def wired(server: Server) -> AsyncGenerator[Wire]:
+    wire = Wire(server)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(wire.run)
+        yield wire
+        nursery.cancel_scope.cancel()

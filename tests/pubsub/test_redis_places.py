@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import trio
 
-from tests.pubsub.redis_parts import Parts, channels, enveloped, gone, listening, open_parts
+from tests.pubsub.redis_parts import channels, enveloped, gone, listening, open_parts, published
 from tests.serving import until
 from tests.transports.peers import client_tls, server_tls
 from tests.valkey import BINARIES, COREDIS_RUBBISH, Server, free_port
@@ -26,12 +26,6 @@ TOPICS = [f"t:{number}" for number in range(20)]
 # Of a cluster of two, each with half of the slots.
 LOW = next(topic for topic in TOPICS if slot_of(f"ws:{topic}") < 8192)
 HIGH = next(topic for topic in TOPICS if slot_of(f"ws:{topic}") >= 8192)
-
-
-async def published(parts: Parts, text: str, topic: str) -> None:
-    with trio.fail_after(20):
-        while not await parts.publish(text, topic):  # noqa: ASYNC110 - nobody there tells us
-            await trio.sleep(0.02)
 
 
 # --- a cluster ---

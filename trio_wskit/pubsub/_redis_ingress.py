@@ -110,6 +110,8 @@ class Ingress:
         self._ear_of: Callable[[Name], Ear] | None = None
         self._down_since: float | None = None  # None: it has never run
         self._is_running = False
+        self._is_hearing = False  # from `started` to the end
+        self._wake_at = max(1, min(_PASS, limits.max_waiting // 2))
         self._waiting: deque[tuple[bytes, bytes]] = deque()
         self._waiting_bytes = 0
         self._something = trio.Event()
@@ -137,8 +139,8 @@ class Ingress:
                 raise
         if ear is not None:
             silent_since = ear.silent_since
-            if name in ear.heard:  # taken out before the server is told to stop, so it is still sent
-                return
+            if self._is_hearing and name in ear.heard:
+                return  # it is taken out of there before the server is told to stop: so it is still sent
             ear.touch(name)
         elif self.limits.remember or self._down_since is None:
             return
@@ -169,7 +171,9 @@ class Ingress:
                 self._ear_of(name).touch(name)
 
     def is_heard(self, name: Name) -> None:
-        """The server has confirmed it."""
+        """The server has confirmed it. Before `started` that is not enough: see `take`."""
+        if not self._is_hearing:
+            return
         for wait in self._waits.get(name, ()):
             wait.done.set()
 
@@ -193,9 +197,14 @@ class Ingress:
     def take(self, channel: bytes, data: bytes) -> None:
         """Put a message into the hand-over.
 
+        What comes before `started` belongs to no epoch, and cannot be delivered. It is dropped: to keep it would be to
+        overflow where there is much to subscribe to, and never to start.
+
         Raises:
             PubSubError: it is full.
         """
+        if not self._is_hearing:
+            return
         waiting = self._waiting
         limits = self.limits
         self._waiting_bytes += len(data)
@@ -205,7 +214,7 @@ class Ingress:
                 f"more comes from Redis than is delivered: {len(waiting)} messages of {self._waiting_bytes} bytes wait"
             )
         waiting.append((channel, data))
-        if len(waiting) >= _PASS:
+        if len(waiting) >= self._wake_at:
             self._something.set()
 
     def pause(self) -> None:
@@ -276,7 +285,12 @@ class Ingress:
 
         async def main() -> None:
             await self._listen(nursery, guard)
+            self._is_hearing = True
             task_status.started()
+            for name in self._waits:
+                with suppress(PubSubError):  # its shard is not there
+                    if self._ear_of is not None and name in self._ear_of(name).heard:
+                        self.is_heard(name)
             await self._hand_on(deliver)
 
         try:
@@ -286,7 +300,7 @@ class Ingress:
             if self._ear_of is not None:
                 self._ear_of = None
                 self._down_since = trio.current_time()
-            self._is_running = False
+            self._is_running = self._is_hearing = False
             self._waiting.clear()
             self._waiting_bytes = 0
         if ended:
