@@ -389,6 +389,7 @@ async def test_a_client_that_never_reads_its_refusals_is_disconnected_for_being_
         await client.served.wait()
         assert trio.current_time() == 1  # it had as long to read why
         assert (client.session.close_code, client.session.close_reason) == (1013, "too slow")
+        assert house.app.backpressure.disconnected == 1
         assert [(info.type, info.client_id) for info in limits] == [("backpressure", client.client_id)]
         assert limits[0].limit == 4 * 1024 * 1024
 

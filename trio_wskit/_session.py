@@ -496,6 +496,7 @@ class Session:
 
     def _push(self, message: bytes) -> None:
         if not self.outbox.push(Frame(text_frame(message))) and self.outbox.closed is None:
+            self._services.hub.counts.disconnected += 1
             self.too_slow()
 
     def failed(self, context: Context[Any], error: Exception) -> None:
