@@ -341,7 +341,8 @@ class PresenceStore(Protocol):
     async def beat(self, beat: PresenceBeat) -> PresenceAnswer:
         """Renew a node's lease, carry out its changes, sweep at most 1,000 members of lapsed nodes. All in one step.
 
-        A beat whose number is not above that of every earlier one of its node changes nothing.
+        A beat whose number is not above that of every earlier one of its node changes nothing. Nor does one after an
+        answered beat of which this store knows nothing: it has lost what came in between.
 
         Cancelled: it may have been carried out.
         """

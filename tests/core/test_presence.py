@@ -159,6 +159,16 @@ def test_a_beat_that_was_overtaken_does_nothing(nodes: Nodes) -> None:
     assert nodes.members() == {}
 
 
+def test_a_table_that_was_set_back_says_so(nodes: Nodes) -> None:
+    nodes.beat("a", ("t", "ann", b"1"))
+    nodes.beat("a", ("t", "ann", b"2"))
+    going_on = PresenceBeat(node="a", number=3, answered=2)
+    assert nodes.table.beat(going_on, nodes.now).known
+    set_back = PresenceBeat(node="a", number=9, answered=8, changes=[("t", "ann", b"3")])
+    assert not nodes.table.beat(set_back, nodes.now).known
+    assert nodes.members() == {"ann": b"2"}
+
+
 def test_one_member_too_many_is_refused_and_no_other(nodes: Nodes) -> None:
     nodes.beat("a", ("t", "ann", b"1"), max_members=2)
     answer = nodes.beat("b", ("t", "bob", b"1"), ("t", "cid", b"1"), ("t", "ann", b"2"), max_members=2)

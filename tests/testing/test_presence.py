@@ -127,6 +127,11 @@ class KnowsEverybody(Sound):
         return attrs.evolve(beat, first=True)
 
 
+class NeverLooksBack(Sound):
+    def heard(self, beat: PresenceBeat) -> PresenceBeat:
+        return attrs.evolve(beat, answered=0)
+
+
 class HasNoBound(Sound):
     def heard(self, beat: PresenceBeat) -> PresenceBeat:
         return attrs.evolve(beat, max_members=1_000_000)
@@ -213,6 +218,7 @@ BROKEN = [
     (NeverDoubts, "doubtful changes are reported again"),
     (RepeatsEverything, "who was not there cannot leave"),
     (KnowsEverybody, "a node that the store does not know is told so"),
+    (NeverLooksBack, "a store that has not got to the last answer says so"),
     (HasNoBound, "one member too many is refused"),
     (RefusesInSilence, "one member too many is refused"),
     (MiscountsItsEntries, "a store says how many entries of the node it has"),

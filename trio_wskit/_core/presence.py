@@ -6,6 +6,7 @@ Rules
 - An identity is present in a topic while a living node says so. Its state is what was told last, on any node.
 - Versions only rise, over all topics. A topic's diffs are a chain: each names the version before it. A topic in which
   nobody is has no version; its next diff starts from 0, and so from nobody.
+- A store that has been set back to what it knew before, as a failover may do, is told so by the numbers.
 - A beat is idempotent, so it can be repeated when its answer was lost; then it is doubtful, and its answer reports
   again what may have been reported before. Beats are numbered: one that was overtaken by a later one does nothing.
 """
@@ -53,6 +54,8 @@ class PresenceBeat:
     Attributes:
         node: its name, which no other process has or had.
         number: above that of every earlier beat of this node.
+        answered: the number of the last beat that was answered; 0 for none. A store that has not got so far has been
+            set back, to a copy maybe, and does nothing.
         first: this node has not been heard of; otherwise a store that does not know it does nothing.
         changes: at most 1,000, none twice; what is not in there stays as it was.
         doubtful: an earlier beat with these changes may have been carried out: report them all the same.
@@ -62,6 +65,7 @@ class PresenceBeat:
 
     node: str
     number: int
+    answered: int = 0
     first: bool = False
     changes: Sequence[PresenceChange] = attrs.field(default=(), validator=_at_most)
     doubtful: bool = False
@@ -97,7 +101,7 @@ class PresenceAnswer:
     """What the store says to a beat.
 
     Attributes:
-        known: False: the node's lease was over, or the store has lost its memory. Nothing was changed.
+        known: False: the node's lease was over, or the store has lost its memory or a part of it. Nothing was changed.
         held: entries of this node that the store has now.
         more: members of lapsed nodes are left; beat again at once.
         diffs: one for each topic in which something changed.
@@ -172,7 +176,7 @@ class PresenceTable:
         node = self._nodes.get(beat.node)
         if node is None and beat.first:
             node = self._nodes[beat.node] = _Node(beat.number - 1)
-        elif node is None or node.expires <= now:
+        elif node is None or node.expires <= now or node.number < beat.answered:
             return PresenceAnswer(known=False, more=more, diffs=self._diffs(changed, now))
         refused: list[tuple[str, str]] = []
         if beat.number > node.number:

@@ -7,7 +7,7 @@
 --            …held:NODE    a set of what the node has told: "6:room:7ann" for ann in room:7, with the length of the topic
 --            …topic:TOPIC  a hash: identity -> {"NODE": [when, state], …}, and under '' the topic's version
 --
--- beat NODE number first doubtful ttl max_members max_swept n (node held){n} (topic identity state|""){…}
+-- beat NODE number answered first doubtful ttl max_members max_swept n (node held){n} (topic identity state|""){…}
 --      The n pairs are acknowledged: what was reported of lapsed nodes has reached those who want to know. Until then
 --      it is reported again, by whoever beats.
 --      Returns known, held, more, diffs, refused (topic identity)…, swept (node held)…; a diff is
@@ -38,9 +38,10 @@ elseif command == 'count' then
 end
 
 local node, number = ARGV[3], tonumber(ARGV[4])
-local first, doubtful = ARGV[5] == '1', ARGV[6] == '1'
-local ttl, max_members, max_swept = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
-local at = 11 + 2 * tonumber(ARGV[10])
+local answered, first, doubtful = tonumber(ARGV[5]), ARGV[6] == '1', ARGV[7] == '1'
+local ttl, max_members, max_swept = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
+local acknowledged = 12
+local at = acknowledged + 2 * tonumber(ARGV[11])
 
 local topics = {} -- in the order in which they were changed
 local changed = {} -- topic -> identities in order, and the state of each; false for none
@@ -114,7 +115,7 @@ local function add(topic, identity, state)
 end
 
 -- What lapsed nodes have left.
-for place = 11, at - 1, 2 do
+for place = acknowledged, at - 1, 2 do
   redis.call('SREM', prefix .. 'held:' .. ARGV[place], ARGV[place + 1])
 end
 local swept, more = {}, 0
@@ -141,12 +142,13 @@ end
 -- What this node tells.
 local known, refused, held = 1, {}, prefix .. 'held:' .. node
 local lease = redis.call('ZSCORE', nodes, node)
+local last = tonumber(redis.call('HGET', numbers, node) or '-1')
 if not lease and first then
   redis.call('ZADD', nodes, now + ttl, node)
-elseif not lease or tonumber(lease) <= now then
+elseif not lease or tonumber(lease) <= now or last < answered then
   known = 0
 end
-if known == 1 and number > tonumber(redis.call('HGET', numbers, node) or '-1') then
+if known == 1 and number > last then
   redis.call('HSET', numbers, node, number)
   redis.call('ZADD', nodes, now + ttl, node)
   for place = at, #ARGV, 3 do

@@ -56,6 +56,7 @@ class RedisPresence:
         arguments: list[str | bytes] = [
             beat.node,
             str(beat.number),
+            str(beat.answered),
             "1" if beat.first else "0",
             "1" if beat.doubtful else "0",
             str(round(beat.ttl * 1000)),

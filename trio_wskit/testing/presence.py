@@ -92,12 +92,15 @@ class _Node:
         self.max_members = max_members
         self.number = 0
 
-    async def beat(self, *changes: PresenceChange, doubtful: bool = False, number: int | None = None) -> PresenceAnswer:
+    async def beat(
+        self, *changes: PresenceChange, doubtful: bool = False, number: int | None = None, answered: int = 0
+    ) -> PresenceAnswer:
         self.number += 1
         return await self.store.beat(
             PresenceBeat(
                 node=self.name,
                 number=self.number if number is None else number,
+                answered=answered,
                 first=self.number == 1,
                 changes=changes,
                 doubtful=doubtful,
@@ -204,6 +207,17 @@ async def _unknown_nodes(bench: _Bench) -> None:
         answer = await node.beat(("t", "ann", b"1"))
         _expect(not answer.known and not answer.diffs, "a node that the store does not know is told so", answer)
         await _members(store, "t", {}, "and nothing is changed")
+
+
+async def _stores_that_were_set_back(bench: _Bench) -> None:
+    async with bench.open() as store:
+        node = _Node(store, "a")
+        await node.beat(("t", "ann", b"1"))
+        _expect((await node.beat(answered=1)).known, "a store that knows the last answered beat goes on")
+        node.number = 7
+        answer = await node.beat(("t", "ann", b"2"), answered=7)
+        _expect(not answer.known and not answer.diffs, "a store that has not got to the last answer says so", answer)
+        await _members(store, "t", {"ann": b"1"}, "and nothing is changed")
 
 
 async def _leases(bench: _Bench) -> None:
@@ -371,6 +385,7 @@ _CHECKS: Final = (
     _several_nodes,
     _repeated_and_overtaken_beats,
     _unknown_nodes,
+    _stores_that_were_set_back,
     _leases,
     _renewal,
     _retirement,
