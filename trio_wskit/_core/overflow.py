@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import isfinite
-from typing import Any, Final, Literal, cast, final, get_args
+from typing import Any, Final, Literal, cast, final, get_args, overload
 
 import attrs
 
@@ -61,6 +61,14 @@ class Block:
 
 Overflow = OverflowName | Conflate | Block
 """What an App, a topic or a subscription may ask for."""
+
+
+@overload
+def conflate(key: Callable[[Envelope], object]) -> Conflate: ...
+
+
+@overload
+def conflate(key: object = None) -> Conflate: ...
 
 
 def conflate(key: Callable[[Envelope], object] | object = None) -> Conflate:
