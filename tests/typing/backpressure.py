@@ -52,7 +52,7 @@ async def handler(ctx: Context[Price]) -> None:
     await ctx.topics.subscribe("a", overflow="drop_newest", gaps=True)
     await ctx.topics.subscribe(TopicPattern("a:*"), overflow=conflate())
     await ctx.topics.subscribe("a", overflow="drop_all")  # type: ignore[arg-type]
-    await ctx.topics.subscribe("a", "drop_oldest")  # type: ignore[arg-type]
+    await ctx.topics.subscribe("a", "drop_oldest")  # type: ignore[arg-type, call-arg]
     result = await ctx.publish("a", ctx.payload, quorum=0.95, within=0.1)
     assert_type(result, PublishResult)
     assert_type(result.written, int | None)
