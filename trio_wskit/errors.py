@@ -175,7 +175,14 @@ class PayloadInvalid(WsKitError):
 
 
 class ValidationError(PayloadInvalid):
-    """What a server answered is not what the request declares: another type, or a payload that does not fit."""
+    """What a server answered is not what the request declares: another type, or a payload that does not fit.
+
+    Asking again does not help: `retryable` is False.
+    """
+
+    def __init__(self, type_name: str, issues: Sequence[Mapping[str, str]]) -> None:
+        super().__init__(type_name, issues)
+        self.retryable = False
 
 
 class ServerError(WsKitError):

@@ -8,7 +8,7 @@ import pytest
 from trio.testing import MockClock
 
 from tests.client.links import Server, open_pair, settle
-from trio_wskit import QueueOptions, Reconnect, TokenAuth
+from trio_wskit import QueueOptions, Reconnect, Retry, TokenAuth
 from trio_wskit.client import Attach, Handshake, open_client
 from trio_wskit.errors import ConfigError, ConnectFailed
 
@@ -100,6 +100,7 @@ async def test_a_connector_that_tells_the_token_is_not_repeated(autojump_clock: 
         lambda: TokenAuth("t", protocol_position=ANYTHING),
         lambda: TokenAuth("t", header="no header"),
         lambda: Reconnect(max_attempts=-1),
+        lambda: Retry(max_attempts=0),
         lambda: Reconnect(restart_delay=(2, 1)),
         lambda: Reconnect(initial_delay=-1),
         lambda: QueueOptions(policy=ANYTHING),

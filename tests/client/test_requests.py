@@ -3,16 +3,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import attrs
 import pytest
 import trio
 from trio.testing import MockClock
 
 from tests.client.links import GetUser, Hello, News, Server, User, open_pair, settle
-from trio_wskit import Limits, QueueOptions, Retry
+from trio_wskit import Limits, QueueOptions, Retry, Rpc, message
 from trio_wskit._core.backoff import Backoff
 from trio_wskit._core.handshake import Headers
 from trio_wskit.errors import (
     ConfigError,
+    ConnectFailed,
     ConnectionClosed,
     PayloadInvalid,
     RpcError,
@@ -92,6 +94,47 @@ async def test_an_answer_that_is_not_what_was_asked_for_is_a_validation_error(
         assert type(error) is ValidationError
         assert [issue["path"] for issue in error.issues] == [path]
         assert error.code == "INVALID_ARGUMENT"
+
+
+async def test_what_a_validator_of_the_application_raises_is_the_callers(autojump_clock: MockClock) -> None:
+    def refuse(_: object, __: object, ___: object) -> None:
+        raise ZeroDivisionError("mine")
+
+    @message("CHECKED")
+    class Checked:
+        n: Any = attrs.field(validator=refuse)
+
+    @message("CHECK")
+    class Check(Rpc[Checked]):
+        pass
+
+    async with open_pair() as (client, server), trio.open_nursery() as nursery:
+
+        async def answer() -> None:
+            server.send("CHECKED", {"n": 1}, id=await server.asked())
+
+        nursery.start_soon(answer)
+        with pytest.raises(ZeroDivisionError, match="mine"):
+            await client.request(Check())
+        assert (client.state, client.stats.pending) == ("open", 0)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "retryable", "retry_after"),
+    [
+        (RpcError("UNAVAILABLE", "m", retry_after=1.5), "UNAVAILABLE", True, 1.5),
+        (ServerError("NOT_FOUND"), "NOT_FOUND", False, None),
+        (ValidationError("T", []), "INVALID_ARGUMENT", False, None),
+        (ConnectionClosed(1013, "busy"), 1013, True, None),
+        (ConnectionClosed(4000), 4000, None, None),
+        (ConnectFailed("no", status=503, retry_after=7), 1006, True, 7),
+        (ConnectFailed("no", status=401), 1006, False, None),
+    ],
+)
+def test_each_error_has_a_code_and_says_whether_and_when_to_try_again(
+    error: Any, code: object, retryable: bool | None, retry_after: float | None
+) -> None:
+    assert (error.code, error.retryable, error.retry_after) == (code, retryable, retry_after)
 
 
 async def test_of_two_answers_the_first_counts_and_the_other_is_counted(autojump_clock: MockClock) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import suppress
+from typing import Any
 
 import pytest
 import trio
@@ -13,7 +14,7 @@ from tests.client.links import GetUser, Hello, News, Server, User, open_pair, se
 from tests.serving import serving
 from trio_wskit import App, Context, Limits, QueueOptions, Router, Rpc, message, open_client
 from trio_wskit.client import Handshake, Opened
-from trio_wskit.errors import ConnectionClosed
+from trio_wskit.errors import ConnectionClosed, TrioWskitError
 
 NO_PINGS = Limits(ping_interval=math.inf)
 
@@ -286,3 +287,23 @@ async def test_ctrl_c_in_the_block_says_goodbye_and_comes_out_bare(autojump_cloc
             raise KeyboardInterrupt
     with pytest.raises(ConnectionClosed, match="1000"):
         await server.peer.receive()
+
+
+async def test_a_connector_that_gives_no_link_ends_the_client_and_says_so() -> None:
+    async def connect(handshake: Handshake) -> Any:
+        return "a link"
+
+    with pytest.raises(TrioWskitError, match="the client failed; the cause is below") as caught:
+        async with open_client("ws://h.test/", connect=connect):
+            await trio.sleep_forever()
+    assert isinstance(caught.value.__cause__, BaseExceptionGroup)
+
+
+async def test_a_client_that_is_cancelled_with_its_task_ends_without_an_error(autojump_clock: MockClock) -> None:
+    server = Server()
+    with trio.CancelScope() as scope:
+        async with open_pair(server) as (client, _):
+            scope.cancel()
+            await client.wait_closed()
+    assert scope.cancelled_caught
+    assert server.open_links == 0

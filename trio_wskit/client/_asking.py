@@ -26,7 +26,7 @@ __all__ = ["Asker", "Question"]
 
 
 @final
-@attrs.frozen
+@attrs.define  # not frozen: that costs more, once for each request
 class Question:
     """What a caller asks: see `Client.request` for each."""
 
