@@ -485,6 +485,30 @@ async def test_more_than_can_be_held_back_is_not_recovered(count: int, autojump_
         assert len(await offsets(other)) == count + 1
 
 
+async def test_what_was_held_with_a_hole_in_it_is_not_recovered(autojump_clock: trio.testing.MockClock) -> None:
+    """Another one read later, and was done sooner: what it got from the store did not come by here again."""
+    store = SlowStore()
+    async with open_house(history=KEEP, history_store=store) as house:
+        slow, quick = await house.connect(), await house.connect()
+        begun = (await store.read(T, KEEP["kept:*"])).position
+        store.after_read = 5
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def resume() -> None:
+                recovery = await slow.session.topics.subscribe(T, since=begun)
+                assert recovery == Recovery(False, Position(begun.epoch, 3))
+
+            await trio.sleep(1)
+            await say(house, "1", "2")
+            store.after_read = 1
+            assert (await quick.session.topics.subscribe(T, since=begun)).replayed == 2
+            await say(house, "3")
+        await say(house, "4")
+        assert await slow.texts() == ["4"]
+        assert await quick.texts() == ["1", "2", "3", "4"]
+
+
 async def test_without_since_the_stream_begins_at_the_position_that_is_told(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
