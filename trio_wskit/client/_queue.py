@@ -65,11 +65,11 @@ class Outgoing:
         on_dropped: Callable[[WsKitError], None] | None = None,
         on_sent: Callable[[object], None] | None = None,
     ) -> None:
-        self.encode = encode
-        self.on_dropped = on_dropped
-        self.on_sent = on_sent
-        self.queued_at = 0.0
-        self.size = 0
+        self.encode: Callable[[frozenset[str]], bytes] = encode
+        self.on_dropped: Callable[[WsKitError], None] | None = on_dropped
+        self.on_sent: Callable[[object], None] | None = on_sent
+        self.queued_at: float = 0.0
+        self.size: int = 0
 
 
 @final
@@ -89,7 +89,7 @@ class OfflineQueue:
         self._on_dropped = on_dropped
         self._waiting: deque[Outgoing] = deque()
         self._bytes = 0
-        self.dropped = 0
+        self.dropped: int = 0
 
     def __len__(self) -> int:
         """Messages that wait."""

@@ -73,11 +73,11 @@ class Subscription:
         self.topic = topic
         self.subscribe = subscribe
         self.unsubscribe = unsubscribe
-        self.track = Track(topic, self._missing)
+        self.track: Track = Track(topic, self._missing)
         self.users = 0
         self.on_gap: list[Callable[[Gap], None]] = []
         self.on_failed: list[Callable[[Exception], None]] = []
-        self.was_subscribed = False
+        self.was_subscribed: bool = False
         self.error: Exception | None = None
         self._gate = gate
         self._resuming = False  # the server was asked with a position

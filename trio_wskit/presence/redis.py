@@ -14,8 +14,8 @@ try:
     from coredis import Redis, RedisCluster
     from coredis.exceptions import NoScriptError
     from coredis.retry import NoRetryPolicy
-except ImportError as missing:
-    raise ImportError("RedisPresence needs coredis: pip install 'trio-wskit[redis]'") from missing
+except ImportError as _missing:
+    raise ImportError("RedisPresence needs coredis: pip install 'trio-wskit[redis]'") from _missing
 
 from trio_wskit._core.json_text import loads
 from trio_wskit._core.presence import MAX_SWEPT, PresenceAnswer, PresenceBeat, PresenceSnapshot, TopicDiff

@@ -42,11 +42,11 @@ class Hold:
     __slots__ = ("items", "limit", "newest", "overflowed", "was_live")
 
     def __init__(self, limit: int, *, was_live: bool) -> None:
-        self.limit = limit
-        self.was_live = was_live  # the client would get them all the same
+        self.limit: int = limit
+        self.was_live: bool = was_live  # the client would get them all the same
         self.items: list[Held] = []
         self.newest: Position | None = None
-        self.overflowed = False
+        self.overflowed: bool = False
 
     def add(self, item: Held) -> None:
         self.newest = item.position

@@ -15,8 +15,8 @@ try:
     from coredis import Redis, RedisCluster
     from coredis.exceptions import NoScriptError
     from coredis.retry import NoRetryPolicy
-except ImportError as missing:
-    raise ImportError("RedisHistory needs coredis: pip install 'trio-wskit[redis]'") from missing
+except ImportError as _missing:
+    raise ImportError("RedisHistory needs coredis: pip install 'trio-wskit[redis]'") from _missing
 
 from trio_wskit._core.history import Entry, History, Position, Replay
 from trio_wskit.errors import ConfigError, WsKitError
