@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import AsyncGenerator
 from typing import Any, cast, final
 
@@ -93,3 +95,11 @@ async def test_an_error_is_the_servers_only_where_the_link_is_well(
         await link_on(connection).ask(b"PUBLISH", "a", b"x")
     assert type(caught.value) is kind
     assert caught.value.__cause__ is error
+
+
+def test_without_coredis_the_import_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("trio_wskit.pubsub._redis_link", "trio_wskit.pubsub.redis"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setitem(sys.modules, "coredis.connection", None)
+    with pytest.raises(ImportError, match=r"trio-wskit\[redis\]"):
+        importlib.import_module("trio_wskit.pubsub._redis_link")
