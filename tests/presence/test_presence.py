@@ -11,7 +11,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from tests.sessions import Client, House, open_house
+from tests.sessions import Client, House, open_house, settle
 from trio_wskit import (
     App,
     ConfigError,
@@ -783,3 +783,16 @@ def test_a_store_is_no_presence() -> None:
     store: Any = MemoryPresence()
     with pytest.raises(ConfigError, match=r"presence=… takes a Presence, not .*Presence\(store\)"):
         App(Router(), presence=store)
+
+
+async def test_who_comes_and_goes_within_a_debounce_stays_in_nobodys_list(autojump_clock: MockClock) -> None:
+    async with open_house(**options(Presence(debounce=0.5, linger=0))) as house:
+        ann, bob = await connect(house, "ann"), await connect(house, "bob")
+        ann.send("ENTER", {"topic": "room"})
+        await settle()
+        assert await ids(house) == ["ann"]
+        bob.send("WATCH", {"topic": "room"})
+        (roster,) = await bob.heard()
+        ann.send("LEAVE", {"topic": "room"})
+        await trio.sleep(5)
+        assert (roster["payload"]["members"], await bob.heard()) == ([], [])

@@ -136,19 +136,24 @@ class Presence:
     # Who is there.
 
     async def list(self, topic: str) -> _Members:
-        """Who is there, in no order. Waits for the store.
+        """Who is there, in no order; those who have just come to this process, too. Waits for the store.
 
         Raises:
             WsKitError: UNAVAILABLE: the store does not answer. INVALID_TOPIC as a PubSubError.
 
         Cancelled: nothing has happened.
         """
-        return [*(await self.snapshot(topic)).members]
+        members = {member.id: member for member in (await self.snapshot(topic)).members}
+        if self._names is not None:
+            for identity, state in self._beats.book.pending(self._names.normalise(topic)).items():
+                members[identity] = PresenceMember(identity, loads(state))
+        return [*members.values()]
 
     async def snapshot(self, topic: str) -> PresenceList:
         """Who is there, and the version of this list, as a message that a client can take.
 
-        Those who ask at the same time share one answer, for which the store was asked after the last of them.
+        Whoever has just come or gone follows in the next change: what is taken back before that is never seen. Those
+        who ask at the same time share one answer, for which the store was asked after the last of them.
 
         Raises, Cancelled: as `list`.
         """
@@ -168,8 +173,7 @@ class Presence:
 
     async def _list(self, name: str) -> PresenceList:
         snapshot = await self._ask(self._store.members(name))
-        states = {**snapshot.members, **self._beats.book.pending(name)}
-        return PresenceList(name, snapshot.version, await self._ask(self._members(states)))
+        return PresenceList(name, snapshot.version, await self._ask(self._members(snapshot.members)))
 
     async def _members(self, states: Mapping[str, bytes]) -> _Members:
         members: list[PresenceMember] = []
