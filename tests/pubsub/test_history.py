@@ -686,6 +686,23 @@ async def test_a_driver_gets_the_position_from_a_store_that_is_shared(autojump_c
         assert (envelope.meta["epoch"], envelope.meta["offset"]) == (position.epoch, 1)
 
 
+@pytest.mark.parametrize("store", [MemoryHistory, SlowStore])
+async def test_what_is_kept_and_not_sent_on_is_a_failure_with_a_position(
+    store: Any, autojump_clock: trio.testing.MockClock
+) -> None:
+    driver = ScriptedDriver()
+    async with open_house(history=KEEP, pubsub=driver, history_store=store()) as house:
+        client = await house.connect()
+        await client.session.topics.subscribe(T)
+        driver.failing = {"publish"}
+        result = await house.app.publish(T, Said("1"))
+        assert (result.ok, result.error, result.cause) == (False, "ADAPTER_ERROR", driver.error)
+        assert result.position is not None
+        driver.failing.clear()
+        assert (await say(house, "2")).offset == 2
+        assert await client.texts() == ["1", "2"]
+
+
 # Who is left out.
 
 
