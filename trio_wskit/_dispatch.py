@@ -82,10 +82,14 @@ class CompiledRoute:
 
 
 def _validated(route: Route, handler: Callable[[Context[Any]], Any]) -> Callable[[Context[Any]], Any]:
+    accept = route.spec.accept
     structure = route.spec.structure
 
     def run(context: Context[Any]) -> Any:
-        context.payload = structure(context.envelope)
+        try:  # as `structure` does, with a call less
+            context.payload = accept(context.envelope.payload)
+        except Exception:
+            context.payload = structure(context.envelope)
         return handler(context)
 
     return run
@@ -404,7 +408,13 @@ class _Leader:
             result = route.run(context)
             if type(result) is _COROUTINE:
                 self.context = context
-                result = await run_until_wait(result, self._call_waits)
+                try:
+                    trap = result.send(None)
+                except StopIteration as finished:
+                    result = finished.value
+                else:
+                    self._call_waits()
+                    result = await go_on(result, trap)
             if not call.answered:
                 frame = session.reply_frame(context, result)
                 if not session.outbox.offer(frame):
