@@ -101,10 +101,10 @@ class _Watcher:
 
 @final
 class _Town:
-    def __init__(self, stores: Sequence[PresenceStore]) -> None:
+    def __init__(self, stores: Sequence[PresenceStore], seed: int) -> None:
         self.processes = [_Process(self, store) for store in stores]
         self.watchers = {topic: _Watcher(topic) for topic in _TOPICS}
-        self.random = random.Random(7)
+        self.random = random.Random(seed)
 
     async def publish(self, topic: str, diff: PresenceDiff) -> PublishResult:
         await trio.lowlevel.checkpoint()
@@ -166,17 +166,20 @@ class _Town:
         return None
 
 
-async def check_town(stores: Sequence[PresenceStore], disturb: Callable[[], Awaitable[object]] | None) -> None:
+async def check_town(
+    stores: Sequence[PresenceStore], disturb: Callable[[], Awaitable[object]] | None, *, seed: int = 7
+) -> None:
     """See the module.
 
     Args:
         stores: of the processes, which share what they know; the last process dies.
         disturb: breaks and mends what they stand on, while people come and go.
+        seed: of what people do.
 
     Raises:
         AssertionError: somebody does not know who is there.
     """
-    town = _Town(stores)
+    town = _Town(stores, seed)
     undisturbed = trio.Event()
 
     async def disturb_all() -> None:
