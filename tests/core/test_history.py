@@ -12,11 +12,13 @@ from trio_wskit._core.history import (
     Entry,
     History,
     InvalidPosition,
+    NoHistory,
     Position,
     Recovery,
     check_last,
     check_since,
     position_notice,
+    position_of,
     stamp,
 )
 from trio_wskit._core.schema import message, spec_of
@@ -124,3 +126,13 @@ def test_last_takes_a_number_of_messages(last: object) -> None:
 def test_what_is_right_is_given_back() -> None:
     assert check_since(Position("e", 1)) == Position("e", 1)
     assert check_last(3) == 3
+
+
+def test_two_things_are_a_position_or_they_are_not() -> None:
+    assert position_of("e", 0) == Position("e", 0)
+    assert position_of("e", "0") is None
+    assert position_of(None, None) is None
+
+
+def test_a_topic_without_history_is_a_precondition_that_failed() -> None:
+    assert str(NoHistory("t")) == "FAILED_PRECONDITION: the topic 't' keeps no history"
