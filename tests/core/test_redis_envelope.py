@@ -17,7 +17,6 @@ from trio_wskit._core.redis_envelope import (
     encode_envelope,
     escape_glob,
     glob_of,
-    slot_of,
 )
 
 TRANSCRIPT = Path(__file__).parents[1] / "data" / "redis" / "120-redis-pubsub.json"
@@ -223,12 +222,3 @@ def test_an_escaped_text_matches_itself_alone(text: str, other: str) -> None:
 )
 def test_a_pattern_of_ours_becomes_one_of_redis(prefix: str, pattern: str, glob: str) -> None:
     assert glob_of(prefix, pattern) == glob
-
-
-@pytest.mark.parametrize(
-    ("name", "slot"),
-    # `CLUSTER KEYSLOT` of Valkey 9.1.2
-    [("foo", 12182), ("{foo}bar", 12182), ("x{foo}y{bar}", 12182), ("foo{}", 5542), ("{", 4092), ("", 0)],
-)
-def test_a_slot_is_found_as_the_cluster_finds_it(name: str, slot: int) -> None:
-    assert slot_of(name) == slot

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from trio_wskit._core.sharding import shard_of, topic_hash
+from trio_wskit._core.sharding import shard_of, slot_of, topic_hash
 from trio_wskit.errors import ConfigError
 
 VECTORS: list[dict[str, Any]] = json.loads(
@@ -31,3 +31,12 @@ def test_half_of_a_surrogate_pair_has_a_shard_too() -> None:
 def test_there_is_at_least_one_shard(shards: int) -> None:
     with pytest.raises(ConfigError, match="at least 1 shard"):
         shard_of("t", shards)
+
+
+@pytest.mark.parametrize(
+    ("name", "slot"),
+    # `CLUSTER KEYSLOT` of Valkey 9.1.2
+    [("foo", 12182), ("{foo}bar", 12182), ("x{foo}y{bar}", 12182), ("foo{}", 5542), ("{", 4092), ("", 0)],
+)
+def test_a_slot_is_found_as_the_cluster_finds_it(name: str, slot: int) -> None:
+    assert slot_of(name) == slot

@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.valkey import COREDIS_RUBBISH, Server
+from trio_wskit._core.sharding import slot_of
 from trio_wskit.abc import RateLimiter
 from trio_wskit.errors import ConfigError, WsKitError
 from trio_wskit.limiter import Decision, Policy
-from trio_wskit.limiter._redis_link import slot_of
 from trio_wskit.limiter._wire import WirePolicy
 from trio_wskit.limiter.redis import Lease, RedisRateLimiter, open_redis_limiter
 from trio_wskit.testing import ManualClock, RateLimiterHistory, check_rate_limiter

@@ -17,7 +17,7 @@ from tests.serving import until
 from tests.transports.peers import client_tls, server_tls
 from tests.valkey import BINARIES, COREDIS_RUBBISH, Server, free_port
 from trio_wskit import PubSubError
-from trio_wskit._core.redis_envelope import slot_of
+from trio_wskit._core.sharding import slot_of
 from trio_wskit.pubsub.redis import RedisSentinel
 
 pytestmark = [pytest.mark.usefixtures("coredis_rubbish"), pytest.mark.filterwarnings(COREDIS_RUBBISH)]

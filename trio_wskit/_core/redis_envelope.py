@@ -8,7 +8,6 @@ heard already, is known by them.
 
 from __future__ import annotations
 
-from binascii import crc_hqx
 from typing import Any, Final, Literal, final
 
 from trio_wskit._core.codec import is_deeper_than
@@ -23,7 +22,6 @@ __all__ = [
     "encode_envelope",
     "escape_glob",
     "glob_of",
-    "slot_of",
 ]
 
 VERSION: Final = 1
@@ -141,13 +139,3 @@ def glob_of(prefix: str, pattern: str) -> str:
     """
     segments = ["*" if segment in ("*", "**") else escape_glob(segment) for segment in pattern.split(":")]
     return escape_glob(prefix) + ":".join(segments)
-
-
-def slot_of(name: str) -> int:
-    """The slot of a channel or a key in a cluster: CRC16 of the text in its first pair of braces, or of all of it.
-
-    https://valkey.io/topics/cluster-spec/#key-distribution-model
-    """
-    start = name.find("{")
-    end = name.find("}", start + 1) if start >= 0 else -1
-    return crc_hqx((name[start + 1 : end] if end > start + 1 else name).encode(), 0) % 16384

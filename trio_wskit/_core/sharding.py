@@ -1,12 +1,13 @@
-"""Which shard a topic belongs to: ws-kit's own hash, so that both sides agree."""
+"""Which shard a topic belongs to: ws-kit's own hash, so that both sides agree; and the slot of a Redis cluster."""
 
 from __future__ import annotations
 
+from binascii import crc_hqx
 from typing import Final
 
 from trio_wskit.errors import ConfigError
 
-__all__ = ["shard_of", "topic_hash"]
+__all__ = ["shard_of", "slot_of", "topic_hash"]
 
 _MASK: Final = 0xFFFF_FFFF
 
@@ -34,3 +35,13 @@ def shard_of(topic: str, shards: int, prefix: str = "ws-router") -> str:
     if isinstance(shards, bool) or shards < 1:
         raise ConfigError(f"shard_of() takes at least 1 shard, not {shards!r}")
     return f"{prefix}-{topic_hash(topic) % shards}"
+
+
+def slot_of(name: str) -> int:
+    """The slot of a channel or a key in a cluster: CRC16 of the text in its first pair of braces, or of all of it.
+
+    https://valkey.io/topics/cluster-spec/#key-distribution-model
+    """
+    start = name.find("{")
+    end = name.find("}", start + 1) if start >= 0 else -1
+    return crc_hqx((name[start + 1 : end] if end > start + 1 else name).encode(), 0) % 16384

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from binascii import crc_hqx
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from importlib.resources import files
@@ -19,19 +18,12 @@ except ImportError as missing:
 from trio_wskit.errors import ConfigError
 from trio_wskit.limiter._batch import StoreError
 
-__all__ = ["Link", "RedisClient", "open_link", "slot_of"]
+__all__ = ["Link", "RedisClient", "open_link"]
 
 RedisClient: TypeAlias = "Redis[Any] | RedisCluster[Any]"
 
 _SCRIPT: Final = files("trio_wskit.limiter").joinpath("token_bucket.lua").read_text("utf-8")
 _SHA: Final = hashlib.sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()
-
-
-def slot_of(key: str) -> int:
-    """The slot of a key in a cluster: CRC16 of the text in its first pair of braces, or of all of it."""
-    start = key.find("{")
-    end = key.find("}", start + 1) if start >= 0 else -1
-    return crc_hqx((key[start + 1 : end] if end > start + 1 else key).encode(), 0) % 16384
 
 
 @final

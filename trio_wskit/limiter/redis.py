@@ -14,6 +14,7 @@ import trio
 
 from trio_wskit._core.bucket import Decision, Decisions, Policy, Spend, check_cost, merge_spends, refusal
 from trio_wskit._core.reservations import Reservation
+from trio_wskit._core.sharding import slot_of
 from trio_wskit.errors import ConfigError, WsKitError
 from trio_wskit.limiter._batch import Batcher, Question, StoreError
 from trio_wskit.limiter._breaker import Breaker
@@ -21,7 +22,7 @@ from trio_wskit.limiter._denied import DenyCache
 from trio_wskit.limiter._leases import Lease as Lease
 from trio_wskit.limiter._leases import LeaseBook
 from trio_wskit.limiter._queue import Queue
-from trio_wskit.limiter._redis_link import Link, RedisClient, open_link, slot_of
+from trio_wskit.limiter._redis_link import Link, RedisClient, open_link
 from trio_wskit.limiter._wire import TICKS_PER_SECOND, WirePolicy
 
 __all__ = ["Lease", "OnStoreError", "RedisLimiterStatistics", "RedisRateLimiter", "open_redis_limiter"]

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, NamedTuple, Protocol, final
 
 import trio
 
-from trio_wskit._core.redis_envelope import slot_of
+from trio_wskit._core.sharding import slot_of
 from trio_wskit.pubsub._redis_link import Command, Link, Refused, lost
 
 __all__ = ["Ear", "Head", "Name"]

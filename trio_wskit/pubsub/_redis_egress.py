@@ -9,7 +9,7 @@ import trio
 
 from trio_wskit._core.backoff import Backoff
 from trio_wskit._core.publishing import PublishResult
-from trio_wskit._core.redis_envelope import slot_of
+from trio_wskit._core.sharding import slot_of
 from trio_wskit.pubsub._redis_link import Address, Link, Refused, Servers, Slots, lost
 
 __all__ = ["Egress"]

@@ -19,7 +19,8 @@ import attrs
 import trio
 
 from trio_wskit._core.publishing import PublishEnvelope
-from trio_wskit._core.redis_envelope import BadEnvelope, Fault, decode_envelope, slot_of
+from trio_wskit._core.redis_envelope import BadEnvelope, Fault, decode_envelope
+from trio_wskit._core.sharding import slot_of
 from trio_wskit.abc import Deliver
 from trio_wskit.errors import PubSubError
 from trio_wskit.pubsub._redis_ear import Ear, Name
