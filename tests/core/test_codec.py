@@ -98,7 +98,7 @@ def test_what_is_no_correlation_id_is_none_to_a_client(value: str) -> None:
     assert found.correlation_id is None
 
 
-@pytest.mark.parametrize("text", [b'{"type":"T","meta":[]}', b'{"type":5}', b"[]", b"{"])
+@pytest.mark.parametrize("text", [b'{"type":"T","meta":[]}', b'{"type":"T","meta":[1]}', b'{"type":5}', b"[]", b"{"])
 def test_a_client_refuses_what_is_no_envelope(text: bytes) -> None:
     with pytest.raises(MalformedMessage):
         decode(text, from_server=True)
