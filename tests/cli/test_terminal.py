@@ -18,7 +18,7 @@ import trio
 from tests.cli.server import app
 from tests.serving import serving, until
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(150)]  # a Python that starts on a busy machine
 
 UP = "\x1b[A"
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
@@ -55,13 +55,16 @@ class Terminal:
 
     async def until(self, text: str, times: int = 1) -> None:
         try:
-            await until(lambda: self.text.count(text) >= times, seconds=20)
+            await until(lambda: self.text.count(text) >= times, seconds=40)
         except trio.TooSlowError:
             raise AssertionError(f"{text!r} was not shown, but {self.shown!r}") from None
 
     async def ends(self) -> int:
-        with trio.fail_after(20):
-            return await self.process.wait()
+        try:
+            with trio.fail_after(40):
+                return await self.process.wait()
+        except trio.TooSlowError:
+            raise AssertionError(f"it goes on, and has shown {self.shown!r}") from None
 
 
 @asynccontextmanager
