@@ -112,6 +112,8 @@ def test_the_oldest_messages_of_topics_are_dropped_and_no_more_than_needed(
         ("a1 a4 a5", [0, 1], "a1-4 a5", 1),
         ("b1-1 a1", [1], "b1-1 a1-1", 1),
         ("a1-1 b1 a2-2 b2", [1], "a1-2 b1-1 b2", 1),
+        ("a1-1 a2 a3-3 a4 a5", [1, 3], "a1-4 a5", 0),
+        ("a1 b1-1 a2", [0], "a1-1 b1-1 a2", 1),
         ("a1 a2", [], "a1 a2", 0),
     ],
 )
