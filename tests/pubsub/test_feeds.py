@@ -38,6 +38,7 @@ class Outlet:
     def __init__(self) -> None:
         self.got: dict[str, list[object]] = {"a": []}  # offsets, and positions that were told
         self.held: set[str] = set()
+        self.begun: list[tuple[str, int]] = []  # after these
         self.store: dict[int, bytes] = {}
         self.epoch = "e"
         self.newest = 0
@@ -59,6 +60,9 @@ class Outlet:
         for client, got in self.got.items():
             if client not in skip:
                 got.append((position.epoch, position.offset))
+
+    def begin_after(self, topic: str, position: Position) -> None:
+        self.begun.append((position.epoch, position.offset))
 
     def is_wanted(self, topic: str) -> bool:
         return topic not in self.unwanted and bool(self.got or self.held)
@@ -274,6 +278,19 @@ async def test_who_learned_nothing_begins_with_what_came(autojump_clock: MockClo
         feeds.begin(T)
         feeds.begin("nothing came there")
         assert outlet.got["a"] == [4, 5]
+
+
+async def test_who_is_not_done_is_told_from_where_on_messages_go_out(autojump_clock: MockClock) -> None:
+    async with running() as (feeds, outlet):
+        outlet.held.update("ab")
+        come(feeds, 2, 4)
+        outlet.held.remove("a")
+        feeds.joined(T, "a", Position("e", 3), alone=False)
+        assert outlet.begun == [("e", 3)]  # 2 may be news to the other one, and does not come
+        assert outlet.got["a"] == [4]
+        feeds.joined(T, "b", Position("e", 4), alone=False)  # all up to there has gone out
+        feeds.joined("u", "a", Position("f", 1), alone=True)
+        assert outlet.begun == [("e", 3)]
 
 
 async def test_who_read_further_gets_nothing_twice(autojump_clock: MockClock) -> None:

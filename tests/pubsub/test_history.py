@@ -509,6 +509,41 @@ async def test_what_was_held_with_a_hole_in_it_is_not_recovered(autojump_clock: 
         assert await quick.texts() == ["1", "2", "3", "4"]
 
 
+@pytest.mark.parametrize("asks", [True, False])
+@pytest.mark.parametrize("what", ["on its way", "here", "of another epoch"])
+async def test_who_read_before_the_first_that_is_done_misses_nothing_untold(
+    what: str, asks: bool, autojump_clock: trio.testing.MockClock
+) -> None:
+    """The first sets the place from where on messages go out, and it read later than another, who is done later."""
+    store = SlowStore()
+    async with open_house(history=KEEP, history_store=store) as house:
+        slow, quick = await house.connect(), await house.connect()
+        begun = (await store.read(T, KEEP["kept:*"])).position
+        told: list[Recovery] = []
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def resume() -> None:
+                told.append(await slow.session.topics.subscribe(T, since=begun if asks else None))
+
+            store.after_read = 5
+            await trio.sleep(1)
+            if what == "of another epoch":
+                store.inner.clear()
+            store.append_delays = [(0, 0 if what == "here" else 9)]  # whoever publishes it knows late
+            nursery.start_soon(say, house, "1")
+            await trio.sleep(1)
+            store.after_read = 1
+            first = (await quick.session.topics.subscribe(T)).position
+            assert first is not None
+            assert first.offset == 1
+            assert (first.epoch == begun.epoch) == (what != "of another epoch")
+        await say(house, "2")
+        assert told == [Recovery(False, first)]
+        assert await offsets(slow) == [2]
+        assert await offsets(quick) == [2]
+
+
 async def test_without_since_the_stream_begins_at_the_position_that_is_told(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

@@ -8,6 +8,7 @@ Rules
 - Where one is missing for `_HOLE_SECONDS`, the store is read, and what it has goes out. What it has not is left out:
   clients see that by the numbers. So it is, too, when the store does not answer for `_PATIENCE`.
 - A subscriber who got messages from the store that have not come here yet does not get them again: it has a *floor*.
+- The first who read the store sets the place to begin; who read it before and is done later is told that it missed some.
 - When another epoch begins, every subscriber is told before the first message of it.
 """
 
@@ -53,6 +54,10 @@ class Outlet(Protocol):
 
     def tell_all(self, topic: str, position: Position, skip: Collection[str]) -> None:
         """Tell all subscribers but these where the topic stands now."""
+        ...
+
+    def begin_after(self, topic: str, position: Position) -> None:
+        """Nothing up to a position goes out here: who is about to subscribe gets that from the store, or never."""
         ...
 
     def is_wanted(self, topic: str) -> bool:
@@ -142,6 +147,8 @@ class Feeds:
         if newest is None or (alone and not (newest.epoch == position.epoch and newest.offset > position.offset)):
             feed.newest = position
             feed.floors.clear()
+            if not alone:
+                self._outlet.begin_after(topic, position)  # others may have read the store before, and be done later
             self._send_waiting(topic, feed)
         elif newest.epoch != position.epoch:
             feed.floors[client_id] = position

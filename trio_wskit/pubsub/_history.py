@@ -246,6 +246,11 @@ class Histories:
             if client_id not in skip and self._hub.has(client_id):
                 self._tell_position(client_id, topic, position)
 
+    def begin_after(self, topic: str, position: Position) -> None:
+        """See `Outlet`."""
+        for hold in self._holds.get(topic, _NOBODY).values():
+            hold.newest = position
+
     def is_wanted(self, topic: str) -> bool:
         """See `Outlet`."""
         return len(self._hub.driver.local_subscribers(topic)) > 0 or topic in self._holds
