@@ -8,7 +8,7 @@ Rules
 - Where one is missing for `_HOLE_SECONDS`, the store is read, and what it has goes out. What it has not is left out:
   clients see that by the numbers. So it is, too, when the store does not answer for `_PATIENCE`.
 - A subscriber who got messages from the store that have not come here yet does not get them again: it has a *floor*.
-- The first who read the store sets the place to begin; who read it before and is done later is told that it missed some.
+- The first who read the store sets the place to begin; who read it before and is done later is told where that is.
 - When another epoch begins, every subscriber is told before the first message of it.
 """
 
