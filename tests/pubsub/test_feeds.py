@@ -261,8 +261,11 @@ async def test_while_somebody_reads_the_store_nothing_goes_out_and_not_too_much_
         assert len(inside._feeds[T].waiting) == 1000
         outlet.held.clear()
         outlet.got["a"] = []
+        outlet.keep(*range(1, 1501))
         feeds.joined(T, "a", Position("e", 2), alone=True)
         assert outlet.got["a"] == [*range(3, 1001)]
+        await trio.sleep(1)  # the store has the others, and is asked although nothing newer comes
+        assert outlet.got["a"] == [*range(3, 1501)]
 
 
 async def test_who_learned_nothing_begins_with_what_came(autojump_clock: MockClock) -> None:

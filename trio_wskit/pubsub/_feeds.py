@@ -75,11 +75,12 @@ class Outlet(Protocol):
 
 @final
 class _Feed:
-    __slots__ = ("floors", "newest", "waiting")
+    __slots__ = ("floors", "newest", "too_many", "waiting")
 
     def __init__(self) -> None:
         self.newest: Position | None = None  # that went out
         self.waiting: dict[Position, Arrival] = {}
+        self.too_many: bool = False  # some came while there was no place to begin from, and could not wait for it
         self.floors: dict[str, Position] = {}
 
 
@@ -119,6 +120,8 @@ class Feeds:
             # Somebody reads the store, and will tell from where on.
             if len(feed.waiting) < _WAITING:
                 feed.waiting[position] = arrival
+            else:
+                feed.too_many = True
             return None
         if newest is None or newest == Position(position.epoch, position.offset - 1):
             fan = self._send(feed, arrival)
@@ -229,7 +232,8 @@ class Feeds:
                 break
             self._send_late(feed, arrival)
         self._drop_old(feed)
-        if feed.waiting:
+        if feed.waiting or feed.too_many:
+            feed.too_many = False
             self.doubt(topic)
 
     @staticmethod
