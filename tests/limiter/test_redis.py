@@ -455,7 +455,9 @@ async def test_a_policy_that_redis_cannot_count_is_refused_when_it_is_given() ->
 def test_without_coredis_the_import_says_what_to_install() -> None:
     code = "import sys; sys.modules['coredis'] = None; import trio_wskit.limiter; import trio_wskit.limiter.redis"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stderr.strip().endswith("ImportError: RedisRateLimiter needs coredis: pip install 'trio-wskit[redis]'")
+    assert done.stderr.strip().endswith(
+        "ImportError: The stores on Redis need coredis: pip install 'trio-wskit[redis]'"
+    )
 
 
 def test_it_is_a_rate_limiter(store: Server) -> None:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from tests.valkey import COREDIS_RUBBISH, Server
 from trio_wskit._core.bucket import take
 from trio_wskit._core.reservations import Ledger
+from trio_wskit._redis_script import Script
 from trio_wskit.limiter import Policy
 from trio_wskit.limiter._redis_link import Link
 from trio_wskit.limiter._wire import TICKS_PER_SECOND, WirePolicy
@@ -100,7 +101,7 @@ def test_the_script_counts_as_python_does(
         shown = 2**48
         async with Redis.from_url(shared_server.url, retry_policy=NoRetryPolicy()) as client:
             await client.flushall()
-            link = Link(client, owned=False)
+            link = Link(Script(client, "trio_wskit.limiter", "token_bucket.lua", owned=False))
 
             async def call(key: str, words: str) -> list[Any]:
                 return await link.call([key], str(shown), words)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import secrets
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from itertools import count
-from typing import Any, Literal, TypeAlias, cast, final
+from typing import Any, Literal, TypeAlias, final
 
 import attrs
 import trio
@@ -15,6 +15,7 @@ import trio
 from trio_wskit._core.bucket import Decision, Decisions, Policy, Spend, check_cost, merge_spends, refusal
 from trio_wskit._core.reservations import Reservation
 from trio_wskit._core.sharding import slot_of
+from trio_wskit._redis_script import as_raised
 from trio_wskit.errors import ConfigError, WsKitError
 from trio_wskit.limiter._batch import Batcher, Question, StoreError
 from trio_wskit.limiter._breaker import Breaker
@@ -335,12 +336,17 @@ class RedisRateLimiter:
         return WsKitError("UNAVAILABLE", "The rate limit store is unavailable", retry_after=error.retry_after or None)
 
 
-def _leaves(error: BaseException) -> Iterator[int]:
-    if isinstance(error, BaseExceptionGroup):
-        for one in cast("BaseExceptionGroup[BaseException]", error).exceptions:
-            yield from _leaves(one)
-    else:
-        yield id(error)
+@asynccontextmanager
+async def _running(batcher: Batcher) -> AsyncGenerator[None]:
+    async with trio.open_nursery() as nursery:
+        await nursery.start(batcher.run)
+        try:
+            yield
+        finally:
+            batcher.close()
+            with trio.CancelScope(shield=True):
+                await batcher.drain()
+            nursery.cancel_scope.cancel()
 
 
 @asynccontextmanager
@@ -398,36 +404,18 @@ async def open_redis_limiter(
         raise ConfigError("open_redis_limiter takes breaker_failures above 0, deny_cache and deny_seconds not below 0")
     wire = WirePolicy(policy)
     breaker = Breaker(breaker_failures, breaker_seconds)
-    raised: BaseException | None = None
-    try:
-        async with open_link(target, max_wait) as link, trio.open_nursery() as nursery:
-            batcher = Batcher(_Script(link, clock), max_wait, breaker)
-            await nursery.start(batcher.run)
-            try:
-                yield RedisRateLimiter(
-                    policy,
-                    wire,
-                    is_cluster=link.is_cluster,
-                    batcher=batcher,
-                    breaker=breaker,
-                    on_store_error=on_store_error,
-                    max_wait=max_wait,
-                    denied=DenyCache(deny_cache, deny_seconds),
-                    leases=None if lease is None else LeaseBook(lease),
-                    clock=trio.current_time if clock is None else clock,
-                )
-            except BaseException as error:
-                raised = error
-                raise
-            finally:
-                batcher.close()
-                with trio.CancelScope(shield=True):
-                    await batcher.drain()
-                nursery.cancel_scope.cancel()
-    except BaseExceptionGroup as group:
-        # The nurseries are details of this room. What the block raised leaves it as it was raised. (A group that goes
-        # through a nursery is made anew, so it is known by what is in it.)
-        if raised is None or not set(_leaves(group)) <= set(_leaves(raised)):
-            raise
-    if raised is not None:
-        raise raised
+    async with open_link(target, max_wait) as link:
+        batcher = Batcher(_Script(link, clock), max_wait, breaker)
+        async with as_raised(_running(batcher)):
+            yield RedisRateLimiter(
+                policy,
+                wire,
+                is_cluster=link.is_cluster,
+                batcher=batcher,
+                breaker=breaker,
+                on_store_error=on_store_error,
+                max_wait=max_wait,
+                denied=DenyCache(deny_cache, deny_seconds),
+                leases=None if lease is None else LeaseBook(lease),
+                clock=trio.current_time if clock is None else clock,
+            )

@@ -2,40 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import asynccontextmanager
-from importlib.resources import files
-from typing import Any, Final, TypeAlias, cast, final
+from typing import Any, cast, final
 
 import trio
 
-try:
-    from coredis import Redis, RedisCluster
-    from coredis.exceptions import NoScriptError
-    from coredis.retry import NoRetryPolicy
-except ImportError as _missing:
-    raise ImportError("RedisPresence needs coredis: pip install 'trio-wskit[redis]'") from _missing
-
 from trio_wskit._core.json_text import loads
 from trio_wskit._core.presence import MAX_SWEPT, PresenceAnswer, PresenceBeat, PresenceSnapshot, TopicDiff
-from trio_wskit.errors import ConfigError, WsKitError
+from trio_wskit._redis_script import RedisClient, Script, check_options, open_script
 
 __all__ = ["RedisClient", "RedisPresence", "open_redis_presence"]
-
-RedisClient: TypeAlias = "Redis[Any] | RedisCluster[Any]"
-
-_SCRIPT: Final = files("trio_wskit.presence").joinpath("presence.lua").read_text("utf-8")
-_SHA: Final = hashlib.sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()
 
 
 @final
 class RedisPresence:
     """A `trio_wskit.abc.PresenceStore` on Redis; made by `open_redis_presence`, which says what it does."""
 
-    def __init__(self, client: RedisClient, *, owned: bool, name: str, max_wait: float) -> None:
-        self._client = client
-        self._owned = owned
+    def __init__(self, script: Script, name: str, max_wait: float) -> None:
+        self._script = script
         self._prefix = f"{{{name}}}:"
         self._keys = [self._prefix + key for key in ("nodes", "numbers", "version")]
         self._max_wait = max_wait
@@ -108,19 +93,7 @@ class RedisPresence:
 
     async def _call(self, command: str, arguments: Sequence[str | bytes]) -> Any:
         words = [command, self._prefix, *arguments]
-        failure: Exception | None = None
-        with trio.move_on_after(self._max_wait) as patience:
-            try:
-                try:
-                    return await self._client.evalsha(_SHA, self._keys, words)
-                except NoScriptError:
-                    # A server that was restarted, or another node. It has not run; this runs it, and makes it known.
-                    return await self._client.eval(_SCRIPT, self._keys, words)
-            except Exception as error:  # coredis lets some of anyio's through, and groups of them
-                failure = error
-        if patience.cancelled_caught and self._owned:
-            self._client.connection_pool.disconnect()  # no later call stands in line behind this one
-        raise WsKitError("UNAVAILABLE", "The presence store is unavailable") from failure
+        return await self._script.ask(self._keys, words, self._max_wait, "presence store")
 
 
 def _pairs(flat: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
@@ -138,14 +111,6 @@ def _diff(
         tuple((identity.decode(), state) for identity, state in _pairs(joins)),
         tuple(identity.decode() for identity in leaves),
     )
-
-
-def _leaves(error: BaseException) -> Iterator[int]:
-    if isinstance(error, BaseExceptionGroup):
-        for one in cast("BaseExceptionGroup[BaseException]", error).exceptions:
-            yield from _leaves(one)
-    else:
-        yield id(error)
 
 
 @asynccontextmanager
@@ -169,30 +134,14 @@ async def open_redis_presence(
     Raises:
         ConfigError: an option is out of its bounds, or the client would ask again by itself.
     """
-    if not max_wait > 0:
-        raise ConfigError(f"open_redis_presence(max_wait=…) takes seconds above 0, not {max_wait!r}")
-    if not name or "{" in name or "}" in name:
-        raise ConfigError(f"open_redis_presence(name=…) takes a text without braces, not {name!r}")
-    if not isinstance(target, str):
-        if not isinstance(target.retry_policy, NoRetryPolicy):
-            raise ConfigError(
-                "A Redis client for presence must not try again by itself, or a beat may come twice: "
-                "make it with retry_policy=coredis.retry.NoRetryPolicy()"
-            )
-        yield RedisPresence(target, owned=False, name=name, max_wait=max_wait)
-        return
-    client = Redis.from_url(target, retry_policy=NoRetryPolicy(), connect_timeout=max_wait, max_connections=2)
-    raised: BaseException | None = None
-    try:
-        async with client:
-            try:
-                yield RedisPresence(client, owned=True, name=name, max_wait=max_wait)
-            except BaseException as error:
-                raised = error
-                raise
-    except BaseExceptionGroup as group:
-        # The client's nursery is a detail of this room: what the block raised leaves it as it was raised.
-        if raised is None or not set(_leaves(group)) <= set(_leaves(raised)):
-            raise
-    if raised is not None:
-        raise raised
+    check_options("open_redis_presence", name, max_wait)
+    async with open_script(
+        target,
+        "trio_wskit.presence",
+        "presence.lua",
+        connect_timeout=max_wait,
+        max_connections=2,
+        use="presence",
+        twice="a beat may come twice",
+    ) as script:
+        yield RedisPresence(script, name, max_wait)

@@ -2,40 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 import secrets
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from importlib.resources import files
-from typing import Any, Final, TypeAlias, cast, final
-
-import trio
-
-try:
-    from coredis import Redis, RedisCluster
-    from coredis.exceptions import NoScriptError
-    from coredis.retry import NoRetryPolicy
-except ImportError as _missing:
-    raise ImportError("RedisHistory needs coredis: pip install 'trio-wskit[redis]'") from _missing
+from typing import Any, final
 
 from trio_wskit._core.history import Entry, History, Position, Replay
-from trio_wskit.errors import ConfigError, WsKitError
+from trio_wskit._redis_script import RedisClient, Script, check_options, open_script
 
 __all__ = ["RedisClient", "RedisHistory", "open_redis_history"]
-
-RedisClient: TypeAlias = "Redis[Any] | RedisCluster[Any]"
-
-_SCRIPT: Final = files("trio_wskit.pubsub").joinpath("history.lua").read_text("utf-8")
-_SHA: Final = hashlib.sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()
 
 
 @final
 class RedisHistory:
     """A `trio_wskit.abc.HistoryStore` on Redis; made by `open_redis_history`, which says what it does."""
 
-    def __init__(self, client: RedisClient, *, owned: bool, name: str, max_wait: float) -> None:
-        self._client = client
-        self._owned = owned
+    def __init__(self, script: Script, name: str, max_wait: float) -> None:
+        self._script = script
         self._name = name
         self._max_wait = max_wait
 
@@ -78,28 +61,8 @@ class RedisHistory:
             str(max(1, round(keep.position_ttl * 1000))),
             *words,
         ]
-        failure: Exception | None = None
-        with trio.move_on_after(self._max_wait) as patience:
-            try:
-                try:
-                    answer: Any = await self._client.evalsha(_SHA, keys, arguments)
-                except NoScriptError:
-                    # A server that was restarted, or another node. It has not run; this runs it, and makes it known.
-                    answer = await self._client.eval(_SCRIPT, keys, arguments)
-                return cast("list[Any]", answer)
-            except Exception as error:  # coredis lets some of anyio's through, and groups of them
-                failure = error
-        if patience.cancelled_caught and self._owned:
-            self._client.connection_pool.disconnect()  # no later call stands in line behind this one
-        raise WsKitError("UNAVAILABLE", "The history is unavailable") from failure
-
-
-def _leaves(error: BaseException) -> Iterator[int]:
-    if isinstance(error, BaseExceptionGroup):
-        for one in cast("BaseExceptionGroup[BaseException]", error).exceptions:
-            yield from _leaves(one)
-    else:
-        yield id(error)
+        answer: list[Any] = await self._script.ask(keys, arguments, self._max_wait, "history")
+        return answer
 
 
 @asynccontextmanager
@@ -124,30 +87,14 @@ async def open_redis_history(
     Raises:
         ConfigError: an option is out of its bounds, or the client would ask again by itself.
     """
-    if not max_wait > 0:
-        raise ConfigError(f"open_redis_history(max_wait=…) takes seconds above 0, not {max_wait!r}")
-    if not name or "{" in name or "}" in name:
-        raise ConfigError(f"open_redis_history(name=…) takes a text without braces, not {name!r}")
-    if not isinstance(target, str):
-        if not isinstance(target.retry_policy, NoRetryPolicy):
-            raise ConfigError(
-                "A Redis client for histories must not try again by itself, or a message may be kept twice: "
-                "make it with retry_policy=coredis.retry.NoRetryPolicy()"
-            )
-        yield RedisHistory(target, owned=False, name=name, max_wait=max_wait)
-        return
-    client = Redis.from_url(target, retry_policy=NoRetryPolicy(), connect_timeout=max_wait, max_connections=4)
-    raised: BaseException | None = None
-    try:
-        async with client:
-            try:
-                yield RedisHistory(client, owned=True, name=name, max_wait=max_wait)
-            except BaseException as error:
-                raised = error
-                raise
-    except BaseExceptionGroup as group:
-        # The client's nursery is a detail of this room: what the block raised leaves it as it was raised.
-        if raised is None or not set(_leaves(group)) <= set(_leaves(raised)):
-            raise
-    if raised is not None:
-        raise raised
+    check_options("open_redis_history", name, max_wait)
+    async with open_script(
+        target,
+        "trio_wskit.pubsub",
+        "history.lua",
+        connect_timeout=max_wait,
+        max_connections=4,
+        use="histories",
+        twice="a message may be kept twice",
+    ) as script:
+        yield RedisHistory(script, name, max_wait)
