@@ -24,6 +24,9 @@ settings.register_profile("default", _default)
 settings.register_profile("thorough", _default, max_examples=5_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
+# What a script starts in its background ignores Ctrl-C, and so would every program that a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 OVERDUE: Final = pytest.StashKey[float]()
 SECONDS_TO_END: Final = 10.0  # for a test that was told to end; past that something is shielded, and the run is over
 
