@@ -356,8 +356,14 @@ class PresenceStore(Protocol):
         """Who is there, and the version of this list. Those of lapsed nodes are not, swept away or not."""
         ...
 
-    async def count(self, topic: str) -> int:
-        """How many `members` are there, without a list of them where no lease has lapsed."""
+    async def count(self, topic: str, besides: Sequence[str] = ()) -> int:
+        """How many `members` are there, without a list of them where no lease has lapsed.
+
+        Args:
+            topic: where.
+            besides: identities that are there as well, whether or not this store has heard of them, each named once:
+                nobody counts twice. As many as a topic may have members.
+        """
         ...
 
 

@@ -47,6 +47,8 @@ class Nodes:
     def members(self, topic: str = "t") -> dict[str, bytes]:
         snapshot = self.table.members(topic, self.now)
         assert self.table.count(topic, self.now) == len(snapshot.members)
+        everybody = {*snapshot.members, "ann", "nobody"}
+        assert self.table.count(topic, self.now, everybody) == len(everybody)
         return dict(snapshot.members)
 
 

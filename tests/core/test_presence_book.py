@@ -29,12 +29,27 @@ def test_changes_wait_for_the_end_of_one_window(book: PresenceBook) -> None:
     book.join("c2", "t", "bob", b"2", 10.5)
     assert book.due() == 11
     assert book.pending("t") == {"ann": b"1", "bob": b"2"}
-    assert book.unheard("t") == 2
+    assert book.unconfirmed("t") == ["ann", "bob"]
     assert tell(book, 11) == [("t", "ann", b"1"), ("t", "bob", b"2")]
     assert (book.due(), book.held, book.doubts) == (inf, 2, 0)
     assert book.pending("t") == {}
-    assert book.unheard("t") == 0
+    assert book.unconfirmed("t") == []
     assert (book.members("t"), book.members("other")) == (2, 0)
+
+
+def test_what_the_store_was_told_and_has_not_confirmed_it_may_not_know(book: PresenceBook) -> None:
+    book.join("c1", "t", "ann", b"1", 0)
+    tell(book, 1)
+    book.join("c1", "t", "ann", b"2", 2)
+    book.join("c2", "t", "bob", b"1", 2)
+    assert book.unconfirmed("t") == ["bob"]  # of ann it knows an older state
+    changes, _ = book.take(3)
+    assert book.unconfirmed("t") == ["ann", "bob"]
+    book.confirm(changes, (), 3)
+    assert book.unconfirmed("t") == book.unconfirmed("elsewhere") == []
+    book.leave("c1", "t", 4)
+    changes, _ = book.take(9)
+    assert book.unconfirmed("t") == []  # who is on the way out is not there
 
 
 def test_what_nobody_has_heard_of_goes_without_a_word(book: PresenceBook) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -455,8 +455,8 @@ class Flaky:
         answer: PresenceSnapshot = await self._call(lambda: self.real.members(topic))
         return answer
 
-    async def count(self, topic: str) -> int:
-        answer: int = await self._call(lambda: self.real.count(topic))
+    async def count(self, topic: str, besides: Sequence[str] = ()) -> int:
+        answer: int = await self._call(lambda: self.real.count(topic, besides))
         return answer
 
 
@@ -715,9 +715,38 @@ async def test_a_long_list_lets_others_run(autojump_clock: MockClock, nursery: t
     nursery.cancel_scope.cancel()
 
 
+async def test_who_is_on_two_processes_counts_once_at_every_moment(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    class Slow(Flaky):
+        """Takes a second for a beat, and carries it out at the end of it."""
+
+        async def beat(self, beat: PresenceBeat) -> PresenceAnswer:
+            await trio.sleep(1)
+            return await super().beat(beat)
+
+    store = MemoryPresence()
+    one, two = Presence(store, debounce=1, linger=0), Presence(Slow(store), debounce=1, linger=0)
+    for presence in (one, two):
+        await Counting().start(nursery, presence)
+    one.enter("c1", "ann", "room", 1)
+    await trio.sleep(2)
+    two.enter("c2", "ann", "room", 2)
+    two.enter("c3", "bob", "room", 3)
+    for _ in range(40):  # waiting for the debounce, on its way, told
+        assert await two.count("room") == len(await two.list("room")) == 2
+        await trio.sleep(0.1)
+    assert await one.count("room") == 2
+    two.gone("c2")
+    two.gone("c3")
+    await trio.sleep(3)
+    assert [await presence.count("room") for presence in (one, two)] == [1, 1]
+    nursery.cancel_scope.cancel()
+
+
 async def test_what_a_store_says_of_its_failure_is_passed_on(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     class Refusing(Flaky):
-        async def count(self, topic: str) -> int:
+        async def count(self, topic: str, besides: Sequence[str] = ()) -> int:
             await trio.lowlevel.checkpoint()
             raise WsKitError("UNAVAILABLE", "come back tomorrow", retry_after=86_400)
 

@@ -12,9 +12,9 @@ from coredis import Redis, RedisCluster
 from coredis.retry import NoRetryPolicy
 
 from tests.valkey import COREDIS_RUBBISH, Server, free_port
-from trio_wskit import ConfigError, WsKitError
+from trio_wskit import App, ConfigError, Router, WsKitError, open_app
 from trio_wskit.abc import PresenceStore
-from trio_wskit.presence import PresenceAnswer, PresenceBeat, PresenceChange
+from trio_wskit.presence import Presence, PresenceAnswer, PresenceBeat, PresenceChange
 from trio_wskit.presence.redis import open_redis_presence
 from trio_wskit.testing import check_presence
 
@@ -146,17 +146,52 @@ async def test_nothing_is_left_of_a_topic_in_which_nobody_is(store: Server) -> N
         assert store.command("HKEYS", "{n}:numbers").decode().split() == ["*1", "$1", "b"]
 
 
-async def test_a_beat_of_a_thousand_is_one_call(store: Server) -> None:
-    def calls() -> int:
-        lines = store.command("INFO", "commandstats").decode().splitlines()
-        return sum(int(line.split("calls=")[1].split(",")[0]) for line in lines if line.startswith(("cmdstat_eval",)))
+def calls(server: Server) -> int:
+    """How many scripts have run."""
+    lines = server.command("INFO", "commandstats").decode().splitlines()
+    return sum(int(line.split("calls=")[1].split(",")[0]) for line in lines if line.startswith(("cmdstat_eval",)))
 
+
+async def test_a_beat_of_a_thousand_is_one_call(store: Server) -> None:
     async with open_redis_presence(store.url, max_wait=10) as presence:
         await presence.beat(beat(1))
-        before = calls()
+        before = calls(store)
         await presence.beat(beat(2, changes=[("t", f"i{number}", b"1") for number in range(1000)]))
-        assert calls() == before + 1
+        assert calls(store) == before + 1
         assert await presence.count("t") == 1000
+
+
+async def test_a_count_is_one_call_whoever_is_new_and_whoever_has_died(store: Server) -> None:
+    async with open_redis_presence(store.url, max_wait=10) as presence:
+        await presence.beat(beat(1, changes=[("t", "ann", b"1"), ("t", "bob", b"1")]))
+        await presence.beat(PresenceBeat(node="dead", number=1, first=True, changes=[("t", "cid", b"1")]))
+        new = ["ann", "дан", *(f"i{number}" for number in range(9998))]
+        before = calls(store)
+        assert await presence.count("t") == 3
+        assert await presence.count("t", new) == 10_002
+        assert await presence.count("nowhere", new) == 10_000
+        await presence.retire("dead", 0)
+        await trio.sleep(0.01)
+        assert await presence.count("t") == 2
+        assert await presence.count("t", ["ann", "cid", "eve"]) == 4  # who is new here may be one of the dead there
+        assert calls(store) == before + 6
+
+
+async def test_who_is_on_two_processes_counts_once_at_every_moment(store: Server) -> None:
+    async with open_redis_presence(store.url) as ours, open_redis_presence(store.url) as theirs:
+        one, two = (Presence(those, debounce=0.2, linger=0) for those in (ours, theirs))
+        async with open_app(App(Router(), presence=one)), open_app(App(Router(), presence=two)):
+            one.enter("c1", "ann", "room", 1)
+            with trio.fail_after(10):
+                while await two.count("room") < 1:  # noqa: ASYNC110 - nobody tells us
+                    await trio.sleep(0.01)
+            beats = two.statistics().beats
+            two.enter("c2", "ann", "room", 2)
+            counts = [await two.count("room")]
+            while two.statistics().beats == beats:
+                counts.append(await two.count("room"))
+            counts.append(await two.count("room"))
+            assert set(counts) == {1}
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,8 @@ async def test_both_answer_the_same(store: Server, seed: int) -> None:
             topic = chance.choice(TOPICS)
             assert (await presence.members(topic)).members == table.members(topic, 1000).members
             assert await presence.count(topic) == table.count(topic, 1000)
+            besides = chance.sample((*PEOPLE, "eve"), chance.randrange(4))
+            assert await presence.count(topic, besides) == table.count(topic, 1000, besides)
         # One dies: what is left is the same.
         await presence.retire("a", 0)
         table.retire("a", 0, 2000)
@@ -59,6 +61,7 @@ async def test_both_answer_the_same(store: Server, seed: int) -> None:
         for topic in TOPICS:
             assert (await presence.members(topic)).members == table.members(topic, 2001).members
             assert await presence.count(topic) == table.count(topic, 2001)
+            assert await presence.count(topic, PEOPLE) == table.count(topic, 2001, PEOPLE) == len(PEOPLE)
         last = PresenceBeat(node="b", number=1000, first=numbers["b"] == 0)
         left = {(diff.topic, who) for diff in (await presence.beat(last)).diffs for who in diff.leaves}
         assert left == {(diff.topic, who) for diff in table.beat(last, 2001).diffs for who in diff.leaves}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import pytest
@@ -87,8 +87,8 @@ class Store:
     async def members(self, topic: str) -> PresenceSnapshot:
         return await self._call(lambda: self._server.table.members(topic, self._now))
 
-    async def count(self, topic: str) -> int:
-        return await self._call(lambda: self._server.table.count(topic, self._now))
+    async def count(self, topic: str, besides: Sequence[str] = ()) -> int:
+        return await self._call(lambda: self._server.table.count(topic, self._now, besides))
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
@@ -50,9 +50,9 @@ class Sound:
         await trio.lowlevel.checkpoint()
         return self.table.members(topic, self.now)
 
-    async def count(self, topic: str) -> int:
+    async def count(self, topic: str, besides: Sequence[str] = ()) -> int:
         await trio.lowlevel.checkpoint()
-        return self.table.count(topic, self.now)
+        return self.table.count(topic, self.now, besides)
 
 
 class OneNodeForAll(Sound):
@@ -88,9 +88,14 @@ class ListsTheDead(Sound):
 
 
 class CountsTheDead(Sound):
-    async def count(self, topic: str) -> int:
+    async def count(self, topic: str, besides: Sequence[str] = ()) -> int:
         await trio.lowlevel.checkpoint()
-        return self.table.count(topic, 0)
+        return self.table.count(topic, 0, besides)
+
+
+class CountsTwice(Sound):
+    async def count(self, topic: str, besides: Sequence[str] = ()) -> int:
+        return await super().count(topic) + len(besides)
 
 
 class SweepsInSilence(Sound):
@@ -180,8 +185,8 @@ class NamesWithoutCase(Sound):
     async def members(self, topic: str) -> PresenceSnapshot:
         return await super().members(topic.lower())
 
-    async def count(self, topic: str) -> int:
-        return await super().count(topic.lower())
+    async def count(self, topic: str, besides: Sequence[str] = ()) -> int:
+        return await super().count(topic.lower(), besides)
 
 
 class ReadsStates(Sound):
@@ -212,6 +217,7 @@ BROKEN = [
     (IsNeverRenewed, "a beat renews all of a node"),
     (ListsTheDead, "members of a node whose lease is over are not there"),
     (CountsTheDead, "members of a node whose lease is over are not there: the count is 1"),
+    (CountsTwice, "nobody counts twice who is named besides"),
     (SweepsInSilence, "whoever beats next hears that they have left"),
     (TellsOnlyOfOneTopic, "there is a diff for each topic that changed"),
     (TakesWhatIsLate, "a beat that was overtaken changes nothing"),

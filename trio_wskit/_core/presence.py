@@ -209,12 +209,13 @@ class PresenceTable:
             there.version, {identity: state for identity, state in states.items() if state is not None}
         )
 
-    def count(self, topic: str, now: int) -> int:
-        """How many are there."""
+    def count(self, topic: str, now: int, besides: Iterable[str] = ()) -> int:
+        """How many are there, with those named besides."""
         there = self._topics.get(topic)
-        if there is None or not self._lapsed(now):
-            return 0 if there is None else len(there.members)
-        return len(self.members(topic, now).members)
+        known: Mapping[str, object] = {} if there is None else there.members
+        if self._lapsed(now):
+            known = self.members(topic, now).members
+        return len(known) + sum(identity not in known for identity in besides)
 
     def _lapsed(self, now: int) -> set[str]:
         return {name for name, node in self._nodes.items() if node.expires <= now}

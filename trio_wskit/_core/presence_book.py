@@ -204,9 +204,13 @@ class PresenceBook:
             if entry.wanted is not None and entry.wanted != entry.stored
         }
 
-    def unheard(self, topic: str) -> int:
-        """How many of `pending` the store does not know at all."""
-        return sum(bool(entry.devices) and entry.stored is None for entry in self._topics.get(topic, {}).values())
+    def unconfirmed(self, topic: str) -> list[str]:
+        """Those of `pending` of whom the store may not have heard at all."""
+        return [
+            identity
+            for identity, entry in self._topics.get(topic, {}).items()
+            if entry.devices and not isinstance(entry.stored, bytes)
+        ]
 
     def _entry(self, place: Place) -> _Entry:
         return self._topics[place[0]][place[1]]

@@ -184,16 +184,15 @@ class Presence:
         return members
 
     async def count(self, topic: str) -> int:
-        """How many are there, without a list of them. Waits for the store.
+        """How many are there, without a list of them; those who have just come to this process, too.
 
-        For a moment, one who has just come to this process and is on another one too may count twice.
+        Each counts once, on how many processes it may be. Waits for the store, for one call.
 
         Raises, Cancelled: as `list`.
         """
         name = self._name(topic)
         self._beats.in_use()
-        stored = await self._ask(self._store.count(name))
-        return stored + self._beats.book.unheard(name)
+        return await self._ask(self._store.count(name, self._beats.book.unconfirmed(name)))
 
     async def _ask(self, answer: Awaitable[T]) -> T:
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import final
 
 import trio
@@ -41,10 +41,10 @@ class MemoryPresence:
         await trio.lowlevel.checkpoint()
         return self._table.members(topic, self._now())
 
-    async def count(self, topic: str) -> int:
+    async def count(self, topic: str, besides: Sequence[str] = ()) -> int:
         """See `trio_wskit.abc.PresenceStore.count`. Waits for nothing."""
         await trio.lowlevel.checkpoint()
-        return self._table.count(topic, self._now())
+        return self._table.count(topic, self._now(), besides)
 
     def _now(self) -> int:
         return round(self._clock() * 1000)

@@ -69,6 +69,20 @@ class RedisPresence:
     async def members(self, topic: str) -> PresenceSnapshot:
         """See `trio_wskit.abc.PresenceStore.members`. Waits for one call; raises as `beat`."""
         lapsed, flat = await self._call("members", (topic,))
+        return await self._snapshot(lapsed, flat)
+
+    async def count(self, topic: str, besides: Sequence[str] = ()) -> int:
+        """See `trio_wskit.abc.PresenceStore.count`. Waits for one call; raises as `beat`.
+
+        While members of a lapsed node are not yet swept away the server gives the list, which is counted here.
+        """
+        count, *listed = await self._call("count", (topic, *besides))
+        if not listed:
+            return int(count)
+        members = (await self._snapshot(*listed)).members
+        return len(members) + sum(identity not in members for identity in besides)
+
+    async def _snapshot(self, lapsed: Sequence[bytes], flat: Any) -> PresenceSnapshot:
         if isinstance(flat, dict):  # RESP3
             flat = [part for pair in cast("dict[bytes, bytes]", flat).items() for part in pair]
         gone = {node.decode() for node in lapsed}
@@ -85,11 +99,6 @@ class RedisPresence:
             if number % 500 == 499:
                 await trio.lowlevel.checkpoint()
         return PresenceSnapshot(version, members)
-
-    async def count(self, topic: str) -> int:
-        """See `trio_wskit.abc.PresenceStore.count`. Waits for one call, or two; raises as `beat`."""
-        count: int = await self._call("count", (topic,))
-        return count if count >= 0 else len((await self.members(topic)).members)
 
     async def _call(self, command: str, arguments: Sequence[str | bytes]) -> Any:
         words = [command, self._prefix, *arguments]

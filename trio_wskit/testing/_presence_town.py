@@ -48,8 +48,8 @@ class _Mortal:
         answer: PresenceSnapshot = await self._call(lambda: self._real.members(topic))
         return answer
 
-    async def count(self, topic: str) -> int:
-        answer: int = await self._call(lambda: self._real.count(topic))
+    async def count(self, topic: str, besides: Sequence[str] = ()) -> int:
+        answer: int = await self._call(lambda: self._real.count(topic, besides))
         return answer
 
 

@@ -129,6 +129,9 @@ async def _members(store: PresenceStore, topic: str, expected: dict[str, bytes],
     _expect(dict(snapshot.members) == expected, f"{promise}: {expected!r}", dict(snapshot.members))
     number = await store.count(topic)
     _expect(number == len(expected), f"{promise}: the count is {len(expected)}", number)
+    besides = [*list(expected)[:2], "somebody else"]
+    number = await store.count(topic, besides)
+    _expect(number == len({*expected, *besides}), f"{promise}: nobody counts twice who is named besides", number)
     return snapshot.version
 
 
