@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 from contextlib import suppress
 from typing import Any
 
@@ -288,6 +289,30 @@ async def test_ctrl_c_in_the_block_says_goodbye_and_comes_out_bare(autojump_cloc
             raise KeyboardInterrupt
     with pytest.raises(ConnectionClosed, match="1000"):
         await server.peer.receive()
+
+
+def test_a_second_ctrl_c_does_not_wait_for_a_server_that_does_not_close() -> None:
+    server = Server()
+    ended: list[float] = []
+
+    async def press_again() -> None:
+        await trio.sleep(0.5)
+        signal.raise_signal(signal.SIGINT)
+
+    async def main() -> None:
+        try:
+            async with open_client("ws://h.test/", connect=server.connect, limits=NO_PINGS):
+                server.peer.stall()
+                trio.lowlevel.spawn_system_task(press_again)  # and not the block, which is over then
+                signal.raise_signal(signal.SIGINT)
+        finally:
+            ended.append(trio.current_time())
+
+    with pytest.raises(BaseExceptionGroup) as caught:
+        trio.run(main, clock=MockClock(autojump_threshold=0))
+    assert caught.group_contains(KeyboardInterrupt)
+    assert server.open_links == 0
+    assert ended == [0.5]
 
 
 async def test_a_connector_that_gives_no_link_ends_the_client_and_says_so() -> None:

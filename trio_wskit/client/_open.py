@@ -172,15 +172,17 @@ async def open_client(
             nursery.start_soon(receiver.run_handlers)
             nursery.start_soon(life.run, turns)
             try:
-                if wait:
-                    await client.wait_open()
-                yield client
-            except BaseException as error:  # it leaves below, without the group that the nursery would make of it
-                failure = error
-            patience = limits.close_timeout if failure is None else _LAST_WORDS
-            with trio.CancelScope(shield=failure is not None, deadline=trio.current_time() + patience):
-                await client.close()
-            flusher.stop()
+                try:
+                    if wait:
+                        await client.wait_open()
+                    yield client
+                except BaseException as error:  # it leaves below, without the group that the nursery would make of it
+                    failure = error
+                patience = limits.close_timeout if failure is None else _LAST_WORDS
+                with trio.CancelScope(shield=failure is not None, deadline=trio.current_time() + patience):
+                    await client.close()
+            finally:
+                flusher.stop()  # it is shielded: after a second Ctrl-C, nothing else would end it
             nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
         _, others = group.split(trio.Cancelled)
