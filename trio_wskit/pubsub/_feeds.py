@@ -9,6 +9,8 @@ Rules
   clients see that by the numbers. So it is, too, when the store does not answer for `_PATIENCE`.
 - A subscriber who got messages from the store that have not come here yet does not get them again: it has a *floor*.
 - The first who read the store sets the place to begin; who read it before and is done later is told where that is.
+  Where somebody gets messages already and has no place (by a pattern, or because the store did not answer), the first
+  message that comes sets it: what others got from the store may be on its way here.
 - When another epoch begins, every subscriber is told before the first message of it.
 """
 
@@ -56,6 +58,10 @@ class Outlet(Protocol):
         """Tell all subscribers but these where the topic stands now."""
         ...
 
+    def tell(self, client_id: str, topic: str, position: Position) -> None:
+        """Tell this subscriber."""
+        ...
+
     def begin_after(self, topic: str, position: Position) -> None:
         """Nothing up to a position goes out here: who is about to subscribe gets that from the store, or never."""
         ...
@@ -66,6 +72,14 @@ class Outlet(Protocol):
 
     def is_held(self, topic: str) -> bool:
         """True where nobody gets messages yet, and somebody is about to, who will have `joined`, or `begin`."""
+        ...
+
+    def is_live(self, client_id: str, topic: str) -> bool:
+        """True where this client gets the topic's messages."""
+        ...
+
+    def others_are_live(self, client_id: str, topic: str) -> bool:
+        """True where somebody else gets the topic's messages already."""
         ...
 
     async def read_after(self, topic: str, since: Position | None) -> Replay:
@@ -116,14 +130,17 @@ class Feeds:
         if feed is None:
             return None
         newest = feed.newest
-        if newest is None and self._outlet.is_held(topic):
-            # Somebody reads the store, and will tell from where on.
-            if len(feed.waiting) < _WAITING:
-                feed.waiting[position] = arrival
-            else:
-                feed.too_many = True
-            return None
-        if newest is None or newest == Position(position.epoch, position.offset - 1):
+        if newest is None:
+            if self._outlet.is_held(topic):  # somebody reads the store, and will tell from where on
+                if len(feed.waiting) < _WAITING:
+                    feed.waiting[position] = arrival
+                else:
+                    feed.too_many = True
+                return None
+            newest = feed.newest = self._place_before(topic, feed, position)
+            self._send_waiting(topic, feed)
+            newest = feed.newest
+        if newest == Position(position.epoch, position.offset - 1):
             fan = self._send(feed, arrival)
             if feed.waiting:
                 self._send_waiting(topic, feed)
@@ -147,7 +164,9 @@ class Feeds:
         if feed is None:
             return
         newest = feed.newest
-        if newest is None or (alone and not (newest.epoch == position.epoch and newest.offset > position.offset)):
+        if newest is None and not alone and self._outlet.others_are_live(client_id, topic):
+            self._joined_the_placeless(topic, feed, client_id, position)
+        elif newest is None or (alone and not (newest.epoch == position.epoch and newest.offset > position.offset)):
             feed.newest = position
             feed.floors.clear()
             if not alone:
@@ -161,6 +180,30 @@ class Feeds:
             self.doubt(topic)  # what it got was lost on its way here, or is late
         else:
             feed.floors.pop(client_id, None)
+
+    def _joined_the_placeless(self, topic: str, feed: _Feed, client_id: str, position: Position) -> None:
+        feed.floors.pop(client_id, None)
+        feed.floors[client_id] = position  # the last of all
+        if feed.waiting or feed.too_many:
+            feed.newest = self._place_before(topic, feed)
+            self._send_waiting(topic, feed)
+        elif any(floor.epoch != position.epoch for floor in feed.floors.values()):
+            feed.newest = self._place_before(topic, feed)  # who knows another epoch is to be told
+            self.doubt(topic)
+
+    def _place_before(self, topic: str, feed: _Feed, *came: Position) -> Position:
+        """Where to begin: before what came, and before what those need who have a place."""
+        place = self._place_of(topic, feed)
+        epoch = came[0].epoch if place is None else place.epoch
+        offsets = [one.offset - 1 for one in (*came, *feed.waiting) if one.epoch == epoch]
+        return Position(epoch, min(offsets if place is None else [*offsets, place.offset]))
+
+    def _place_of(self, topic: str, feed: _Feed) -> Position | None:
+        """Where those stand who have a place: the last of them, of those who are in the epoch of the first."""
+        live = self._outlet.is_live
+        feed.floors = {who: floor for who, floor in feed.floors.items() if live(who, topic)}
+        epoch = next((floor.epoch for floor in feed.floors.values()), None)
+        return min((one for one in feed.floors.values() if one.epoch == epoch), key=_offset_of, default=None)
 
     def begin(self, topic: str) -> None:
         """Somebody who read the store learned nothing: where nobody else knows, begin with what came."""
@@ -265,9 +308,11 @@ class Feeds:
                 await trio.sleep(_HOLE_SECONDS)
                 self._doubtful.pop(topic, None)
                 feed = self._feeds.get(topic)
-                if feed is None or feed.newest is None or not self._outlet.is_wanted(topic):
+                if feed is None or not self._outlet.is_wanted(topic):
                     return
-                since = feed.newest
+                since = feed.newest or self._place_of(topic, feed)
+                if since is None:
+                    return
                 try:
                     replay = await self._read(topic, since)
                 except Exception as error:
@@ -296,8 +341,15 @@ class Feeds:
     def _take(self, topic: str, feed: _Feed, since: Position, replay: Replay) -> None:
         """Send what the store has, in its order."""
         position, entries = replay.position, replay.entries or ()
+        if feed.newest is None:
+            place = self._place_of(topic, feed)
+            if place is None or position == place:
+                return  # nobody has missed anything: the first that comes sets the place
+            if place != since:
+                self.doubt(topic)
+                return
+            feed.newest = place
         newest = feed.newest
-        assert newest is not None
         if position.epoch != newest.epoch:
             if newest != since:
                 self.doubt(topic)  # it moved on while we read: look again
@@ -306,7 +358,7 @@ class Feeds:
         self._forget_other_epochs(topic, feed, position.epoch)
         for entry in entries:
             place = Position(position.epoch, entry.offset)
-            if feed.newest is not None and place.offset > feed.newest.offset:
+            if place.offset > feed.newest.offset:
                 arrival = feed.waiting.pop(place, None)
                 if arrival is None:
                     arrival = Arrival(place, PublishEnvelope(topic, ""), stamp(entry.message, place))
@@ -325,7 +377,8 @@ class Feeds:
         if any(place.epoch != epoch for place in feed.waiting):
             feed.waiting = {place: one for place, one in feed.waiting.items() if place.epoch == epoch}
             self.doubt(topic)
-        feed.floors = {who: floor for who, floor in feed.floors.items() if floor.epoch == epoch}
+        if topic not in self._doubtful:  # else somebody may have read, while we did, what is newer
+            feed.floors = {who: floor for who, floor in feed.floors.items() if floor.epoch == epoch}
 
     def _leave_out(self, topic: str, feed: _Feed) -> None:
         """Go on without what is missing; of several epochs, with the one that came last."""
@@ -338,9 +391,21 @@ class Feeds:
                 self._begin_epoch(topic, feed, epoch, first)
             feed.waiting = {place: one for place, one in feed.waiting.items() if place.epoch == epoch}
             self._skip_to(topic, feed, first)
-        feed.floors.clear()
+        newest = feed.newest
+        if newest is None:
+            return
+        floors, feed.floors = feed.floors, {}
+        for client_id, floor in floors.items():
+            if floor.epoch != newest.epoch:
+                self._outlet.tell(client_id, topic, newest)  # it goes on with what comes here
+            elif floor.offset > newest.offset:
+                feed.floors[client_id] = floor
 
     def _skip_to(self, topic: str, feed: _Feed, offset: int) -> None:
         assert feed.newest is not None
         feed.newest = Position(feed.newest.epoch, offset - 1)
         self._send_waiting(topic, feed)
+
+
+def _offset_of(position: Position) -> int:
+    return position.offset

@@ -153,7 +153,7 @@ class Histories:
         else:
             message = message_of(envelope.type, meta, envelope.payload)
             position = position_of(meta.get("epoch"), meta.get("offset"))
-            if position is None:  # who published it has another idea of which topics keep a history
+            if position is None or not position.offset:  # its publisher has another idea of who keeps a history
                 await self._hub.spread(envelope, message)
                 return
             fan = self._arrived(Arrival(position, envelope, message, None))
@@ -224,27 +224,27 @@ class Histories:
         if held:
             item = Held(position, Frame(text_frame(message), topic, position.offset), envelope, message)
             for client_id, hold in held.items():
-                if client_id != exclude:
+                if client_id != exclude and client_id not in skip:  # had: not even if nothing comes of subscribing anew
                     hold.add(item)
-        if exclude is not None and exclude not in skip and hub.has(exclude):
-            self._tell_position(exclude, topic, position)
+        if exclude is not None and exclude not in skip:
+            self.tell(exclude, topic, position)
         return hub.deliver(envelope, message, offset=position.offset, recipients=recipients, quorum=quorum)
 
-    def _tell_position(self, client_id: str, topic: str, position: Position) -> None:
-        """It does not get the message that stands there, and shall not take it for lost."""
+    def tell(self, client_id: str, topic: str, position: Position) -> None:
+        """See `Outlet`. It does not get the message that stands there, and shall not take it for lost."""
         notice = position_notice(topic, position, int(self._wall_clock() * 1000))
         frame = Frame(text_frame(notice), topic, position.offset)
         hold = self._holds.get(topic, {}).get(client_id)
         if hold is not None:
             hold.add(Held(position, frame, None, notice))
-        elif self.is_live(client_id, topic):
+        elif self._hub.has(client_id) and self.is_live(client_id, topic):
             self._hub.outbox_of(client_id).offer(frame)
 
     def tell_all(self, topic: str, position: Position, skip: Collection[str]) -> None:
         """See `Outlet`."""
         for client_id in {*self._hub.driver.local_subscribers(topic), *self._holds.get(topic, _NOBODY)}:
-            if client_id not in skip and self._hub.has(client_id):
-                self._tell_position(client_id, topic, position)
+            if client_id not in skip:
+                self.tell(client_id, topic, position)
 
     def begin_after(self, topic: str, position: Position) -> None:
         """See `Outlet`."""
@@ -262,6 +262,15 @@ class Histories:
             return False
         return all(client_id in held for client_id in self._hub.driver.local_subscribers(topic))
 
+    def others_are_live(self, client_id: str, topic: str) -> bool:
+        """See `Outlet`."""
+        held = self._holds.get(topic, _NOBODY)
+        for other in self._hub.driver.local_subscribers(topic):
+            hold = held.get(other)
+            if other != client_id and (hold is None or hold.was_live):
+                return True
+        return False
+
     async def read_after(self, topic: str, since: Position | None) -> Replay:
         """See `Outlet`."""
         keep = self.of(topic)
@@ -278,7 +287,8 @@ class Histories:
         elif position is None:
             self._feeds.begin(topic)
         else:
-            others = {*self._hub.driver.local_subscribers(topic), *self._holds.get(topic, _NOBODY)} - {client_id}
+            subscribers, held = self._hub.driver.local_subscribers(topic), self._holds.get(topic, _NOBODY)
+            others = len(subscribers) - (client_id in subscribers) + len(held) - (client_id in held)
             self._feeds.joined(topic, client_id, position, alone=not others)
 
     def _learn_epoch(self, client_id: str, topic: str, position: Position) -> None:
