@@ -95,7 +95,9 @@ class Catching:
     async def enter(self) -> None:
         """Wait for a turn, where there is something of the past to give."""
         if self._since is not None or self._last or self._snapshot is not None:
-            await self._histories.enter()
+            entry = self._histories.entry
+            await entry.turn()
+            entry.next()
 
     def __enter__(self) -> Catching:
         self._hold = self._histories.hold(self._client_id, self._topic)

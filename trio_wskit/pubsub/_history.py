@@ -15,7 +15,6 @@ from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, Final, final
 
 import attrs
-import trio
 
 from trio_wskit._core.frames import text_frame
 from trio_wskit._core.history import (
@@ -38,6 +37,7 @@ from trio_wskit.pubsub._catching import Catching, Held, Hold, Snapshot
 from trio_wskit.pubsub._fanout import FanOut, Quorum
 from trio_wskit.pubsub._feeds import Arrival, Feeds
 from trio_wskit.pubsub._hub import Hub
+from trio_wskit.pubsub._turnstile import Turnstile
 
 if TYPE_CHECKING:
     from trio_wskit._session import Session
@@ -90,8 +90,8 @@ class Histories:
         self._feeds = None if self._immediate is not None else Feeds(self)
         self._epochs: dict[str, str] = {}  # that subscribers know, where there are no feeds
         self._round: deque[str] = deque()  # of these topics: who is looked at next, for being wanted by nobody
-        self._entry = trio.Lock()
-        self._turn = trio.Lock()
+        self.entry: Turnstile = Turnstile()  # who asks for the past begins in turn
+        self._decision = Turnstile()
 
     def of(self, topic: str) -> History | None:
         """How much of a topic is kept; None for nothing, and for patterns."""
@@ -312,11 +312,6 @@ class Histories:
         """What `Topics.subscribe` does around the driver's part."""
         return Catching(self, client_id, topic, keep, since, last, snapshot)
 
-    async def enter(self) -> None:
-        """Let others run, and those first who came before. Cancelled: nothing has begun."""
-        async with self._entry:
-            pass
-
     def is_live(self, client_id: str, topic: str) -> bool:
         """True where the client gets the topic's messages already, maybe by a pattern."""
         return client_id in self._hub.driver.local_subscribers(topic)
@@ -354,15 +349,21 @@ class Histories:
         if self._immediate is not None:
             if since is None and not last:
                 return then(self._immediate.read_nowait(topic, keep))
-            async with self._turn:
-                return then(self._immediate.read_nowait(topic, keep, since, last, limit))
+            immediate = self._immediate
+            return await self._in_turn(lambda: then(immediate.read_nowait(topic, keep, since, last, limit)))
         try:
             replay = await self._store.read(topic, keep, since, last, limit)
         except Exception as error:
             logger.warning("the history of %s cannot be read: %s", topic, type(error).__name__)
             return NOT_KEPT
-        async with self._turn:
-            return then(replay)
+        return await self._in_turn(lambda: then(replay))
+
+    async def _in_turn(self, decide: Callable[[], Recovery]) -> Recovery:
+        await self._decision.turn()
+        try:
+            return decide()
+        finally:
+            self._decision.next()
 
     async def snapshot_of(self, snapshot: Snapshot, client_id: str, topic: str) -> tuple[Frame, Position]:
         """Ask the application for all that there is."""
