@@ -64,6 +64,7 @@ class Server:
         self.subprotocol: str | None = None
         self.failures: list[BaseException | float] = []  # for the next attempts: what is raised, or seconds to take
         self.born_stalled = False  # the next link begins with a peer that reads nothing
+        self.capacity = 65536  # bytes that each direction of a link holds
         self.at_once = 0
         self.most_at_once = 0
 
@@ -80,7 +81,7 @@ class Server:
                 if isinstance(failure, BaseException):
                     raise failure
                 await trio.sleep(failure)
-            transport, peer = memory_link()
+            transport, peer = memory_link(capacity=self.capacity)
             if self.born_stalled:
                 peer.stall()
                 self.born_stalled = False
