@@ -456,7 +456,7 @@ def test_without_coredis_the_import_says_what_to_install() -> None:
     code = "import sys; sys.modules['coredis'] = None; import trio_wskit.limiter; import trio_wskit.limiter.redis"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr.strip().endswith(
-        "ImportError: The stores on Redis need coredis: pip install 'trio-wskit[redis]'"
+        "ImportError: What is shared over Redis needs coredis: pip install 'trio-wskit[redis]'"
     )
 
 

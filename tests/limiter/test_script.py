@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.valkey import COREDIS_RUBBISH, Server
 from trio_wskit._core.bucket import take
 from trio_wskit._core.reservations import Ledger
-from trio_wskit._redis_script import Script
+from trio_wskit._coredis import Script
 from trio_wskit.limiter import Policy
 from trio_wskit.limiter._redis_link import Link
 from trio_wskit.limiter._wire import TICKS_PER_SECOND, WirePolicy

@@ -12,7 +12,9 @@ import pytest
 import trio
 
 from tests.pubsub.redis_chat import QUICK
+from tests.pubsub.test_redis_places import behind_tls
 from tests.sessions import Client, House, Said
+from tests.transports.peers import client_tls
 from tests.valkey import COREDIS_RUBBISH, Server
 from trio_wskit import App, ConfigError, Limits, Router, WsKitError, open_app
 from trio_wskit._core.history import NOT_KEPT, History, Position, Recovery
@@ -259,6 +261,23 @@ async def test_what_the_block_raises_comes_out_bare(own_server: Server) -> None:
     with pytest.raises(ZeroDivisionError):
         async with open_redis_history(own_server.url):
             raise ZeroDivisionError
+
+
+async def test_over_tls_the_certificate_and_the_hosts_name_are_looked_at(shared_server: Server) -> None:
+    async with behind_tls(shared_server) as port:
+        async with open_redis_history(f"rediss://localhost:{port}", tls=client_tls()) as store:
+            assert (await store.append(secrets.token_hex(4), b"1", KEEP)).offset == 1
+        # The certificate is for localhost and 127.0.0.1; the same address has another name here.
+        for url, tls in ((f"rediss://[::ffff:127.0.0.1]:{port}", client_tls()), (f"rediss://localhost:{port}", None)):
+            async with open_redis_history(url, tls=tls) as store:
+                with pytest.raises(WsKitError, match="UNAVAILABLE"):
+                    await store.append(T, b"1", KEEP)
+
+
+async def test_a_password_goes_with_the_url(own_server: Server) -> None:
+    own_server.command("CONFIG", "SET", "requirepass", "p@ss/word")
+    async with open_redis_history(own_server.url.replace("//", "//:p%40ss%2Fword@")) as store:
+        assert (await store.append(T, b"1", KEEP)).offset == 1
 
 
 # Several processes: apps that share nothing but the server.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from typing import final
 
-from trio_wskit._redis_script import RedisClient, Script, open_script
+from trio_wskit._coredis import RedisClient, Script, open_script
 from trio_wskit.limiter._batch import StoreError
 
 __all__ = ["Link", "RedisClient", "open_link"]
@@ -47,7 +48,9 @@ class Link:
 
 
 @asynccontextmanager
-async def open_link(target: str | RedisClient, max_wait: float) -> AsyncGenerator[Link]:
+async def open_link(
+    target: str | RedisClient, max_wait: float, tls: ssl.SSLContext | None = None
+) -> AsyncGenerator[Link]:
     """Connect to a URL, or use a client that is open.
 
     Raises:
@@ -57,6 +60,7 @@ async def open_link(target: str | RedisClient, max_wait: float) -> AsyncGenerato
         target,
         "trio_wskit.limiter",
         "token_bucket.lua",
+        tls=tls,
         connect_timeout=max_wait,
         max_connections=2,
         use="rate limits",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import ssl
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -15,7 +16,7 @@ import trio
 from trio_wskit._core.bucket import Decision, Decisions, Policy, Spend, check_cost, merge_spends, refusal
 from trio_wskit._core.reservations import Reservation
 from trio_wskit._core.sharding import slot_of
-from trio_wskit._redis_script import as_raised
+from trio_wskit._coredis import as_raised
 from trio_wskit.errors import ConfigError, WsKitError
 from trio_wskit.limiter._batch import Batcher, Question, StoreError
 from trio_wskit.limiter._breaker import Breaker
@@ -362,6 +363,7 @@ async def open_redis_limiter(
     deny_seconds: float = 1.0,
     lease: Lease | None = None,
     clock: Callable[[], float] | None = None,
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncGenerator[RedisRateLimiter]:
     """A rate limiter that all processes share which name the same server, policy and key.
 
@@ -388,10 +390,11 @@ async def open_redis_limiter(
             resets may not be seen.
         lease: take tokens in advance; None asks for every request. Only for `consume` and `wait`.
         clock: for tests: gives the server its time, in seconds; None means its own.
+        tls: for ``rediss://`` URLs; None means the system's certificates. Either way the host's name should be checked.
 
     Raises:
-        ConfigError: an option is out of its bounds, the policy's numbers are too large for Redis to count exactly, or
-            the client would ask again by itself.
+        ConfigError: an option is out of its bounds, the target is no URL, the policy's numbers are too large for Redis
+            to count exactly, or the client would ask again by itself.
     """
     for name, value, least in (("max_wait", max_wait, 0.0), ("breaker_seconds", breaker_seconds, 0.0)):
         if not value > least:
@@ -404,7 +407,7 @@ async def open_redis_limiter(
         raise ConfigError("open_redis_limiter takes breaker_failures above 0, deny_cache and deny_seconds not below 0")
     wire = WirePolicy(policy)
     breaker = Breaker(breaker_failures, breaker_seconds)
-    async with open_link(target, max_wait) as link:
+    async with open_link(target, max_wait, tls) as link:
         batcher = Batcher(_Script(link, clock), max_wait, breaker)
         async with as_raised(_running(batcher)):
             yield RedisRateLimiter(

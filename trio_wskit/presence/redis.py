@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast, final
@@ -10,7 +11,7 @@ import trio
 
 from trio_wskit._core.json_text import loads
 from trio_wskit._core.presence import MAX_SWEPT, PresenceAnswer, PresenceBeat, PresenceSnapshot, TopicDiff
-from trio_wskit._redis_script import RedisClient, Script, check_options, open_script
+from trio_wskit._coredis import RedisClient, Script, check_options, open_script
 
 __all__ = ["RedisClient", "RedisPresence", "open_redis_presence"]
 
@@ -124,7 +125,11 @@ def _diff(
 
 @asynccontextmanager
 async def open_redis_presence(
-    target: str | RedisClient, *, name: str = "wskit-presence", max_wait: float = 1.0
+    target: str | RedisClient,
+    *,
+    name: str = "wskit-presence",
+    max_wait: float = 1.0,
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncGenerator[RedisPresence]:
     """A presence store that all processes share which name the same server and name.
 
@@ -139,15 +144,17 @@ async def open_redis_presence(
             that is open (entered in a parent task) and was made with ``retry_policy=coredis.retry.NoRetryPolicy()``.
         name: what all keys begin with.
         max_wait: seconds that one call may take, above 0.
+        tls: for ``rediss://`` URLs; None means the system's certificates. Either way the host's name should be checked.
 
     Raises:
-        ConfigError: an option is out of its bounds, or the client would ask again by itself.
+        ConfigError: an option is out of its bounds, the target is no URL, or the client would ask again by itself.
     """
     check_options("open_redis_presence", name, max_wait)
     async with open_script(
         target,
         "trio_wskit.presence",
         "presence.lua",
+        tls=tls,
         connect_timeout=max_wait,
         max_connections=2,
         use="presence",

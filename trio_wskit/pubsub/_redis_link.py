@@ -22,18 +22,16 @@ import trio
 try:
     from coredis.connection import BaseConnection, TCPConnection, TCPLocation
     from coredis.exceptions import MovedError, RedisError
-    from coredis.pool import ConnectionPool
 except ImportError as missing:
     raise ImportError("Redis pub/sub needs coredis: pip install 'trio-wskit[redis]'") from missing
 
+from trio_wskit._coredis import pool_of
 from trio_wskit.errors import ConfigError, PubSubError
 
 __all__ = ["Address", "Command", "Link", "RedisSentinel", "Refused", "Servers", "Slots", "lost"]
 
 Address: TypeAlias = tuple[str, int]
 Command: TypeAlias = tuple[bytes, tuple[str, ...]]
-
-_SCHEMES: Final = ("redis", "rediss", "unix")
 
 
 def lost(why: str) -> PubSubError:
@@ -169,24 +167,8 @@ class _Place:
     """A URL, taken apart."""
 
     def __init__(self, url: str, tls: ssl.SSLContext | None) -> None:
-        parts = urlsplit(url)
-        where = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()  # without a password
-        if parts.scheme not in _SCHEMES:
-            raise ConfigError(f"a Redis URL begins with redis://, rediss:// or unix://, and {where!r} does not")
-        if "ssl_" in parts.query:
-            raise ConfigError(f"the TLS settings of {where!r} belong into an ssl.SSLContext: tls=…")
-        options: dict[str, Any] = {}
-        if parts.scheme == "rediss":
-            # coredis' own default would not look at the host's name.
-            options["ssl_context"] = ssl.create_default_context() if tls is None else tls
-        elif tls is not None:
-            raise ConfigError(f"tls=… is for rediss:// URLs, and {where!r} is none")
-        try:
-            pool: ConnectionPool[Any] = ConnectionPool.from_url(url, decode_components=True, **options)
-        except (ValueError, TypeError) as wrong:
-            raise ConfigError(f"{where!r} is no URL for Redis: {wrong}") from wrong
-        if pool.location is None:
-            raise ConfigError(f"{where!r} names no host")
+        pool = pool_of(url, tls)
+        assert pool.location is not None
         self._class: type[BaseConnection] = pool.connection_class
         self._location = pool.location
         self._options: dict[str, Any] = dict(cast("dict[str, Any]", pool.connection_kwargs))

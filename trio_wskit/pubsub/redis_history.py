@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import secrets
+import ssl
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any, final
 
 from trio_wskit._core.history import Entry, History, Position, Replay
-from trio_wskit._redis_script import RedisClient, Script, check_options, open_script
+from trio_wskit._coredis import RedisClient, Script, check_options, open_script
 
 __all__ = ["RedisClient", "RedisHistory", "open_redis_history"]
 
@@ -67,7 +68,11 @@ class RedisHistory:
 
 @asynccontextmanager
 async def open_redis_history(
-    target: str | RedisClient, *, name: str = "wskit-history", max_wait: float = 1.0
+    target: str | RedisClient,
+    *,
+    name: str = "wskit-history",
+    max_wait: float = 1.0,
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncGenerator[RedisHistory]:
     """A store of histories that all processes share which name the same server and name.
 
@@ -83,15 +88,17 @@ async def open_redis_history(
             that is open (entered in a parent task) and was made with ``retry_policy=coredis.retry.NoRetryPolicy()``.
         name: what all keys begin with; without braces.
         max_wait: seconds that one call may take, above 0.
+        tls: for ``rediss://`` URLs; None means the system's certificates. Either way the host's name should be checked.
 
     Raises:
-        ConfigError: an option is out of its bounds, or the client would ask again by itself.
+        ConfigError: an option is out of its bounds, the target is no URL, or the client would ask again by itself.
     """
     check_options("open_redis_history", name, max_wait)
     async with open_script(
         target,
         "trio_wskit.pubsub",
         "history.lua",
+        tls=tls,
         connect_timeout=max_wait,
         max_connections=4,
         use="histories",

@@ -1,29 +1,71 @@
-"""A script on a Redis server or a cluster: what every store on Redis is made of, and their only door to coredis."""
+"""The door to coredis: its connections to a URL, and a script that runs once, which every store on Redis is made of.
+
+What needs a link that breaks and is not mended goes through `pubsub/_redis_link.py`.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import ssl
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib.resources import files
-from typing import Any, TypeAlias, TypeVar, cast, final
+from typing import Any, Final, TypeAlias, TypeVar, cast, final
+from urllib.parse import urlsplit
 
 import trio
 
 try:
     from coredis import Redis, RedisCluster
     from coredis.exceptions import NoScriptError
+    from coredis.pool import ConnectionPool
     from coredis.retry import NoRetryPolicy
 except ImportError as _missing:
-    raise ImportError("The stores on Redis need coredis: pip install 'trio-wskit[redis]'") from _missing
+    raise ImportError("What is shared over Redis needs coredis: pip install 'trio-wskit[redis]'") from _missing
 
 from trio_wskit.errors import ConfigError, WsKitError
 
-__all__ = ["RedisClient", "Script", "as_raised", "check_options", "open_script"]
+__all__ = ["RedisClient", "Script", "as_raised", "check_options", "open_script", "pool_of"]
 
 RedisClient: TypeAlias = "Redis[Any] | RedisCluster[Any]"
 
 T = TypeVar("T")
+
+_SCHEMES: Final = ("redis", "rediss", "unix")
+
+
+def pool_of(url: str, tls: ssl.SSLContext | None, **options: Any) -> ConnectionPool[Any]:
+    """Take a URL apart. No error shows its password.
+
+    Args:
+        url: with percent signs where it needs them.
+        tls: for ``rediss://``; None means the system's certificates, and the host's name is checked.
+        options: of coredis' pool.
+
+    Raises:
+        ConfigError: it is no URL for Redis, or another one than `tls` is for.
+    """
+    try:
+        parts = urlsplit(url)
+    except ValueError as wrong:
+        raise ConfigError(f"that is no URL for Redis: {wrong}") from wrong
+    where = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
+    if parts.scheme not in _SCHEMES:
+        raise ConfigError(f"a Redis URL begins with redis://, rediss:// or unix://, and {where!r} does not")
+    if "ssl_" in parts.query:
+        raise ConfigError(f"the TLS settings of {where!r} belong into an ssl.SSLContext: tls=…")
+    if parts.scheme == "rediss":
+        # coredis' own default would not look at the host's name.
+        options["ssl_context"] = ssl.create_default_context() if tls is None else tls
+    elif tls is not None:
+        raise ConfigError(f"tls=… is for rediss:// URLs, and {where!r} is none")
+    try:
+        pool: ConnectionPool[Any] = ConnectionPool.from_url(url, decode_components=True, **options)
+    except (ValueError, TypeError) as wrong:
+        raise ConfigError(f"{where!r} is no URL for Redis: {wrong}") from wrong
+    if pool.location is None:
+        raise ConfigError(f"{where!r} names no host")
+    return pool
 
 
 @final
@@ -111,6 +153,7 @@ async def open_script(
     package: str,
     file: str,
     *,
+    tls: ssl.SSLContext | None,
     connect_timeout: float,
     max_connections: int,
     use: str,
@@ -122,20 +165,24 @@ async def open_script(
         target: the URL, or the client.
         package: where the script lies.
         file: its name there.
-        connect_timeout: seconds; of a client of our own.
+        tls: see `pool_of`; of a client of our own.
+        connect_timeout: seconds; likewise.
         max_connections: likewise.
         use: what the client is for, and
         twice: what would come of it if it asked twice: for the error.
 
     Raises:
-        ConfigError: the client would ask again by itself when an answer was lost.
+        ConfigError: it is no URL, or neither; or the client would ask again by itself when an answer was lost.
     """
     if isinstance(target, str):
-        client = Redis.from_url(
-            target, retry_policy=NoRetryPolicy(), connect_timeout=connect_timeout, max_connections=max_connections
-        )
+        pool = pool_of(target, tls, connect_timeout=connect_timeout, max_connections=max_connections)
+        client: Redis[bytes] = Redis(connection_pool=pool, retry_policy=NoRetryPolicy())
         async with as_raised(client):
             yield Script(client, package, file, owned=True)
+    elif not isinstance(target, (Redis, RedisCluster)):  # pyright: ignore[reportUnnecessaryIsInstance] - as it comes
+        raise ConfigError(f"Redis for {use} is a URL or a client of coredis, not {target!r}")
+    elif tls is not None:
+        raise ConfigError("tls=… goes with a URL; a client has its own")
     elif not isinstance(target.retry_policy, NoRetryPolicy):
         raise ConfigError(
             f"A Redis client for {use} must not try again by itself, or {twice}: "
