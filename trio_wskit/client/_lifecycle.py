@@ -294,7 +294,9 @@ class Lifecycle:
         inbox = link.connection.inbox
         try:
             while True:
-                await self._receiver.take(await inbox.get(), lambda: link.closed is None)
+                batch = await inbox.get()
+                link.heard = True
+                await self._receiver.take(batch, lambda: link.closed is None)
         except trio.EndOfChannel:
             pass
 

@@ -38,6 +38,7 @@ class Link:
         meta_keys: meta keys, in lower case, that the server takes beside the standard ones. ws-kit's own server drops
             a message with any other.
         closed: why the connection is lost; None while it is not.
+        heard: set when something was taken from the connection; `heartbeat` resets it.
         latency: seconds that the last ping took; None before the first pong.
         scrub: takes the token out of a text.
     """
@@ -57,6 +58,7 @@ class Link:
         self.subprotocol: str | None = opened.subprotocol
         self.latency: float | None = None
         self.closed: ConnectionClosed | None = None
+        self.heard: bool = False
         self.connection: Connection = Connection(opened.transport, limits, flusher, nursery, self, client=True)
         self.outbox: Outbox = self.connection.outbox
         self._nursery = nursery
@@ -128,15 +130,15 @@ class Link:
         interval = self._limits.ping_interval
         while interval < math.inf:
             await trio.sleep(interval)
-            if self.connection.holds_back:
-                continue  # we do not read: its pong would wait behind what we do not take
+            self.heard = False
             sent = trio.current_time()
             with trio.move_on_after(self._limits.ping_timeout) as patience:
                 try:
                     await self.connection.transport.ping()
                 except ConnectionClosed:
-                    return
+                    await trio.sleep_forever()  # the reader has its time to find the end, behind what came before it
                 self.latency = trio.current_time() - sent
-            if patience.cancelled_caught and not self.connection.holds_back:
+            # A pong comes behind all that was sent before it, and we may be slow to take that, or not read at all.
+            if patience.cancelled_caught and not (self.heard or self.connection.holds_back):
                 self.connection.abort(1006, "no pong in time")
                 return
