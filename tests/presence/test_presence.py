@@ -814,6 +814,12 @@ def test_a_store_is_no_presence() -> None:
         App(Router(), presence=store)
 
 
+@pytest.mark.parametrize("store", ["redis://localhost", 5, Presence()])
+def test_what_is_no_store_is_refused(store: Any) -> None:
+    with pytest.raises(ConfigError, match=r"takes a store, not .*: open_redis_presence\(url\) opens one"):
+        Presence(store)
+
+
 async def test_who_comes_and_goes_within_a_debounce_stays_in_nobodys_list(autojump_clock: MockClock) -> None:
     async with open_house(**options(Presence(debounce=0.5, linger=0))) as house:
         ann, bob = await connect(house, "ann"), await connect(house, "bob")

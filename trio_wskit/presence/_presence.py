@@ -92,6 +92,9 @@ class Presence:
         prefix: str = "presence:",
         subscribers: Callable[[Session, str], object] | None = None,
     ) -> None:
+        given: object = store
+        if given is not None and not callable(getattr(given, "beat", None)):
+            raise ConfigError(f"Presence(store) takes a store, not {given!r}: open_redis_presence(url) opens one")
         for name, value, least in (("debounce", debounce, 0.0), ("linger", linger, 0.0), ("ttl", ttl, 0.1)):
             if isinstance(value, bool) or not least <= value < math.inf:
                 raise ConfigError(f"Presence({name}=…) takes seconds of at least {least:g}, not {value!r}")

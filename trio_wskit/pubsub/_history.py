@@ -32,7 +32,7 @@ from trio_wskit._core.publishing import PublishEnvelope, PublishResult, Written,
 from trio_wskit._core.schema import spec_of
 from trio_wskit._outbox import Frame
 from trio_wskit.abc import HistoryStore, ImmediateHistoryStore
-from trio_wskit.errors import PubSubError
+from trio_wskit.errors import ConfigError, PubSubError
 from trio_wskit.pubsub._catching import Catching, Held, Hold, Snapshot
 from trio_wskit.pubsub._fanout import FanOut, Quorum
 from trio_wskit.pubsub._feeds import Arrival, Feeds
@@ -50,6 +50,11 @@ _SWEPT_PER_STEP: Final = 2
 _NOBODY: Final[Mapping[str, Any]] = {}
 POSITION_META: Final = ("epoch", "offset")
 """Keys that only a history may set."""
+
+
+def _kind(error: Exception) -> str:
+    """What went wrong, in a word: of a store that is unavailable, why."""
+    return type(error.__cause__ or error).__name__
 
 
 @final
@@ -77,6 +82,9 @@ class Histories:
         wall_clock: Callable[[], float],
         client_of: Callable[[str], Session | None],
     ) -> None:
+        given: Any = store
+        if not callable(getattr(given, "append", None)):
+            raise ConfigError(f"history_store takes a store, not {given!r}: open_redis_history(url) opens one")
         self._keep = keep
         self._store = store
         self._immediate = store if isinstance(store, ImmediateHistoryStore) else None
@@ -124,7 +132,7 @@ class Histories:
                 else:
                     position, envelope, fan = await self._keep_there(envelope, message, keep, quorum)
             except Exception as cause:
-                logger.warning("the history of %s failed: %s", envelope.topic, type(cause).__name__)
+                logger.warning("the history of %s failed: %s", envelope.topic, _kind(cause))
                 return PublishResult.failure("ADAPTER_ERROR", cause)
             try:
                 result = await self._hub.send(envelope)
@@ -354,7 +362,7 @@ class Histories:
         try:
             replay = await self._store.read(topic, keep, since, last, limit)
         except Exception as error:
-            logger.warning("the history of %s cannot be read: %s", topic, type(error).__name__)
+            logger.warning("the history of %s cannot be read: %s", topic, _kind(error))
             return NOT_KEPT
         return await self._in_turn(lambda: then(replay))
 
