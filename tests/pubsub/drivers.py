@@ -82,6 +82,7 @@ class SlowStore:
         before_read: seconds before a reading.
         after_read: seconds until whoever reads knows.
         error: what is raised, if anything.
+        read_error: the same, by readings alone.
     """
 
     def __init__(self) -> None:
@@ -91,6 +92,7 @@ class SlowStore:
         self.before_read = 0.0
         self.after_read = 0.0
         self.error: Exception | None = None
+        self.read_error: Exception | None = None
 
     async def append(self, topic: str, message: bytes, keep: History) -> Position:
         before, after = self.append_delays.pop() if self.append_delays else (self.before_append, 0.0)
@@ -108,6 +110,7 @@ class SlowStore:
         await trio.sleep(self.before_read)
         replay = self.inner.read_nowait(topic, keep, since, last, limit)
         await trio.sleep(after)
-        if self.error is not None:
-            raise self.error
+        error = self.error or self.read_error
+        if error is not None:
+            raise error
         return replay

@@ -208,3 +208,41 @@ async def test_who_reads_another_epoch_while_the_old_one_is_read_hears_nothing_o
         outlet.epoch = "f"
         await trio.sleep(1)
         assert outlet.got == {"a": [1, 2, ("f", 0), 1], "b": []}
+
+
+async def test_who_read_an_epoch_that_is_over_when_the_store_is_read_goes_on_with_the_newest(
+    autojump_clock: MockClock,
+) -> None:
+    async with running() as (feeds, outlet):
+        come(feeds, 1)
+        outlet.got["b"] = []
+        feeds.joined(T, "b", Position("f", 1), alone=False)
+        outlet.epoch = "g"
+        outlet.keep(1)
+        come(feeds, 1, epoch="f")
+        come(feeds, 1, epoch="g")
+        await trio.sleep(1)
+        assert outlet.got == {"a": [1, ("g", 0), 1], "b": [("g", 0), 1]}
+
+
+# What is here, and what the store has not.
+
+
+async def test_what_waits_is_not_left_out_because_the_store_has_it_no_more(autojump_clock: MockClock) -> None:
+    async with running() as (feeds, outlet):
+        outlet.keep(5, 6)  # 1 to 4 were trimmed
+        come(feeds, 1, 3, 6)
+        await trio.sleep(1)
+        assert outlet.got["a"] == [1, 3, 5, 6]
+
+
+async def test_what_waits_of_a_new_epoch_is_not_left_out_because_the_store_has_it_no_more(
+    autojump_clock: MockClock,
+) -> None:
+    async with running() as (feeds, outlet):
+        come(feeds, 1)
+        outlet.epoch = "f"
+        outlet.keep(5, 6)
+        come(feeds, 2, 3, epoch="f")
+        await trio.sleep(1)
+        assert outlet.got["a"] == [1, ("f", 1), 2, 3, 5, 6]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from trio.testing import MockClock
 from tests.pubsub.drivers import SlowStore
 from tests.pubsub.histories import KEEP, T, offsets, say
 from tests.sessions import Client, House, open_house
+from trio_wskit import Limits
 from trio_wskit._core.history import NOT_KEPT, Position, Recovery
 
 
@@ -112,3 +114,36 @@ async def test_late_messages_of_an_epoch_that_is_over_for_it_are_nothing_to_it(a
             ("$ws:position", begun.epoch),
             ("SAID", begun.epoch),
         ]
+
+
+@pytest.mark.parametrize("how", ["cancelled", "answered"])
+async def test_who_is_live_loses_nothing_though_more_comes_than_can_be_held_back(
+    how: str, autojump_clock: MockClock
+) -> None:
+    store = SlowStore()
+    limits = Limits(ping_interval=math.inf, outbox_messages=3)
+    async with open_house(history=KEEP, history_store=store, limits=limits) as house:
+        client = await house.connect()
+        await client.session.topics.subscribe(T)
+        first = await say(house, "1")
+        assert await offsets(client) == [1]
+        store.after_read = 5
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def again() -> None:
+                with trio.move_on_after(3 if how == "cancelled" else math.inf):
+                    assert await client.session.topics.subscribe(T, since=first) == Recovery(
+                        False, Position(first.epoch, 7)
+                    )
+
+            await trio.sleep(1)
+            for number in range(2, 6):
+                await say(house, str(number))
+            assert await offsets(client) == [2, 3, 4, 5]
+            await say(house, "6")
+            await say(house, "7", exclude=client.client_id)
+            heard = await client.heard()
+            assert [(one["type"], one["meta"]["offset"]) for one in heard] == [("SAID", 6), ("$ws:position", 7)]
+        await say(house, "8")
+        assert await offsets(client) == [8]

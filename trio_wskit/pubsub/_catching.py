@@ -48,13 +48,15 @@ class Hold:
         self.newest: Position | None = None
         self.overflowed: bool = False
 
-    def add(self, item: Held) -> None:
+    def add(self, item: Held) -> list[Held]:
+        """Keep it where there is room; else give what is not to be held any more, for a client that is live."""
         self.newest = item.position
         if len(self.items) < self.limit and not self.overflowed:
             self.items.append(item)
-        else:
-            self.overflowed = True
-            self.items.clear()
+            return []
+        self.overflowed = True
+        over, self.items = self.items, []
+        return [*over, item] if self.was_live else []
 
 
 @final

@@ -89,11 +89,12 @@ class Outlet(Protocol):
 
 @final
 class _Feed:
-    __slots__ = ("floors", "newest", "too_many", "waiting")
+    __slots__ = ("floors", "gone", "newest", "too_many", "waiting")
 
     def __init__(self) -> None:
         self.newest: Position | None = None  # that went out
         self.waiting: dict[Position, Arrival] = {}
+        self.gone: Position | None = None  # what does not wait up to here will never come
         self.too_many: bool = False  # some came while there was no place to begin from, and could not wait for it
         self.floors: dict[str, Position] = {}
 
@@ -271,10 +272,15 @@ class Feeds:
         """Send what has no hole before it any more, and drop what went out."""
         while (newest := feed.newest) is not None:
             arrival = feed.waiting.pop(Position(newest.epoch, newest.offset + 1), None)
-            if arrival is None:
+            if arrival is not None:
+                self._send_late(feed, arrival)
+                continue
+            self._drop_old(feed)
+            first = min((one.offset for one in feed.waiting if one.epoch == newest.epoch), default=None)
+            gone = feed.gone
+            if first is None or gone is None or gone.epoch != newest.epoch or gone.offset + 1 < first:
                 break
-            self._send_late(feed, arrival)
-        self._drop_old(feed)
+            feed.newest = Position(newest.epoch, first - 1)
         if feed.waiting or feed.too_many:
             feed.too_many = False
             self.doubt(topic)
@@ -354,31 +360,30 @@ class Feeds:
             if newest != since:
                 self.doubt(topic)  # it moved on while we read: look again
                 return
-            self._begin_epoch(topic, feed, position.epoch, entries[0].offset if entries else position.offset + 1)
+            came = [one.offset for one in feed.waiting if one.epoch == position.epoch]
+            first = entries[0].offset if entries else position.offset + 1
+            newest = self._begin_epoch(topic, feed, position.epoch, min([first, *came]))
         self._forget_other_epochs(topic, feed, position.epoch)
         for entry in entries:
             place = Position(position.epoch, entry.offset)
-            if place.offset > feed.newest.offset:
-                arrival = feed.waiting.pop(place, None)
-                if arrival is None:
-                    arrival = Arrival(place, PublishEnvelope(topic, ""), stamp(entry.message, place))
-                self._send_late(feed, arrival)
+            if place.offset > newest.offset and place not in feed.waiting:
+                feed.waiting[place] = Arrival(place, PublishEnvelope(topic, ""), stamp(entry.message, place))
+        feed.gone = position  # what neither the store has nor waits; what is later is on its way
         self._send_waiting(topic, feed)
-        first = min((place.offset for place in feed.waiting), default=None)
-        if first is not None and first <= position.offset:
-            self._skip_to(topic, feed, first)  # what the store has not is gone; what is later is on its way
 
-    def _begin_epoch(self, topic: str, feed: _Feed, epoch: str, first: int) -> None:
+    def _begin_epoch(self, topic: str, feed: _Feed, epoch: str, first: int) -> Position:
         feed.newest = start = Position(epoch, first - 1)
-        self._outlet.tell_all(topic, start, [who for who, floor in feed.floors.items() if floor.epoch == epoch])
+        feed.floors = {who: floor for who, floor in feed.floors.items() if floor.epoch == epoch}
+        self._outlet.tell_all(topic, start, feed.floors)
+        return start
 
     def _forget_other_epochs(self, topic: str, feed: _Feed, epoch: str) -> None:
         """They are over, or began while we read: then the next look tells."""
+        if topic not in self._doubtful:  # else somebody may have read, while we did, what is newer
+            feed.floors = {who: floor for who, floor in feed.floors.items() if floor.epoch == epoch}
         if any(place.epoch != epoch for place in feed.waiting):
             feed.waiting = {place: one for place, one in feed.waiting.items() if place.epoch == epoch}
             self.doubt(topic)
-        if topic not in self._doubtful:  # else somebody may have read, while we did, what is newer
-            feed.floors = {who: floor for who, floor in feed.floors.items() if floor.epoch == epoch}
 
     def _leave_out(self, topic: str, feed: _Feed) -> None:
         """Go on without what is missing; of several epochs, with the one that came last."""
@@ -390,7 +395,8 @@ class Feeds:
             elif feed.newest.epoch != epoch:
                 self._begin_epoch(topic, feed, epoch, first)
             feed.waiting = {place: one for place, one in feed.waiting.items() if place.epoch == epoch}
-            self._skip_to(topic, feed, first)
+            feed.gone = Position(epoch, first - 1)
+            self._send_waiting(topic, feed)
         newest = feed.newest
         if newest is None:
             return
@@ -400,11 +406,6 @@ class Feeds:
                 self._outlet.tell(client_id, topic, newest)  # it goes on with what comes here
             elif floor.offset > newest.offset:
                 feed.floors[client_id] = floor
-
-    def _skip_to(self, topic: str, feed: _Feed, offset: int) -> None:
-        assert feed.newest is not None
-        feed.newest = Position(feed.newest.epoch, offset - 1)
-        self._send_waiting(topic, feed)
 
 
 def _offset_of(position: Position) -> int:

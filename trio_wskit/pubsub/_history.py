@@ -233,7 +233,7 @@ class Histories:
             item = Held(position, Frame(text_frame(message), topic, position.offset), envelope, message)
             for client_id, hold in held.items():
                 if client_id != exclude and client_id not in skip:  # had: not even if nothing comes of subscribing anew
-                    hold.add(item)
+                    self._hand_over(client_id, topic, hold.add(item))
         if exclude is not None and exclude not in skip:
             self.tell(exclude, topic, position)
         return hub.deliver(envelope, message, offset=position.offset, recipients=recipients, quorum=quorum)
@@ -244,7 +244,7 @@ class Histories:
         frame = Frame(text_frame(notice), topic, position.offset)
         hold = self._holds.get(topic, {}).get(client_id)
         if hold is not None:
-            hold.add(Held(position, frame, None, notice))
+            self._hand_over(client_id, topic, hold.add(Held(position, frame, None, notice)))
         elif self._hub.has(client_id) and self.is_live(client_id, topic):
             self._hub.outbox_of(client_id).offer(frame)
 
@@ -339,9 +339,13 @@ class Histories:
 
     def deliver_late(self, client_id: str, topic: str, hold: Hold) -> None:
         """Nothing came of the subscription anew; a client that was subscribed before gets what was held meanwhile."""
-        if not (hold.items and self._hub.has(client_id) and self.is_live(client_id, topic)):
+        self._hand_over(client_id, topic, hold.items)
+
+    def _hand_over(self, client_id: str, topic: str, items: Collection[Held]) -> None:
+        """What was held, to a client that would have got it without us."""
+        if not (items and self._hub.has(client_id) and self.is_live(client_id, topic)):
             return
-        for item in hold.items:
+        for item in items:
             if item.envelope is None:
                 self._hub.outbox_of(client_id).offer(item.frame)
             else:
