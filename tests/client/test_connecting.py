@@ -112,6 +112,14 @@ async def test_it_gives_up_where_that_is_all_that_is_left(code: int, autojump_cl
     assert logged == [f"ws://server.test/path: connection closed with {code} (go away); giving up"]
 
 
+async def test_without_reconnection_a_servers_goodbye_ends_streams_and_is_no_failure(autojump_clock: MockClock) -> None:
+    async with open_pair(reconnect=None) as (client, server), client.messages(News) as stream:
+        server.send("NEWS", {"text": "last"})
+        server.peer.close(1000, "done")
+        assert [news async for news in stream] == [News("last")]
+        assert str(await client.wait_closed()) == "connection closed with 1000 (done)"
+
+
 @pytest.mark.parametrize("status", [401, 403])
 async def test_it_gives_up_when_it_may_not_come_in(status: int, autojump_clock: MockClock) -> None:
     async with open_pair(logged=[]) as (client, server):
@@ -280,6 +288,23 @@ async def test_the_queue_is_bounded_in_bytes_and_age(autojump_clock: MockClock) 
         await client.wait_open()
         assert [one["payload"]["name"] for one in await server.heard()] == ["x" * 100]
         assert errors[1:] == ["ConnectFailed: no", "UNAVAILABLE: not sent within 5 s"][1:]
+
+
+async def test_the_queue_takes_what_just_fits(autojump_clock: MockClock) -> None:
+    async def queued(max_bytes: int) -> int:
+        server = Server()
+        server.refuse()
+        async with open_pair(server, wait=False, queue=QueueOptions(max_bytes=max_bytes), logged=[]) as (client, _):
+            with suppress(WsKitError):
+                for _ in range(3):
+                    await client.send(Hello("a"))
+            inside: Any = client
+            size: int = inside._turns._queue.queued_bytes
+            return size
+
+    three = await queued(10_000)
+    assert await queued(three) == three
+    assert await queued(three - 1) == three * 2 // 3
 
 
 async def test_without_a_queue_what_cannot_be_sent_now_is_refused(autojump_clock: MockClock) -> None:

@@ -7,6 +7,7 @@ import ssl
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from typing import Any, final
 
 import pytest
 import trio
@@ -96,7 +97,7 @@ async def proxy(
             head += more
         asked.append(head.decode())
         await stream.send_all(answer)
-        if b" 200 " in answer:
+        if answer.startswith(b"HTTP/1.1 20"):
             host, _, port = head.split()[1].decode().rpartition(":")
             async with await trio.open_tcp_stream(host, int(port)) as server, trio.open_nursery() as nursery:
                 nursery.start_soon(pump, stream, server)
@@ -114,8 +115,9 @@ async def proxy(
         nursery.cancel_scope.cancel()
 
 
-async def test_a_proxy_makes_a_tunnel() -> None:
-    async with serving(app()) as server, proxy() as (port, asked):
+@pytest.mark.parametrize("status", [200, 201, 204])
+async def test_a_proxy_makes_a_tunnel(status: int) -> None:
+    async with serving(app()) as server, proxy(b"HTTP/1.1 %d go\r\nX: y\r\n\r\n" % status) as (port, asked):
         async with open_client(server.urls[0], proxy=f"http://me:pass%20word@127.0.0.1:{port}") as client:
             assert await client.request(Work(0)) == Done(0)
         assert asked[0].split("\r\n") == [
@@ -146,15 +148,26 @@ async def test_tls_to_the_proxy_and_through_it(secure_proxy: bool, secure: bool)
         assert [one.partition(" HTTP")[0] for one in asked] == [f"CONNECT localhost:{server.port}"]
         if secure_proxy:
             with pytest.raises(ConnectFailed, match="certificate"):
-                async with open_client("ws://h.test/", proxy=f"https://localhost:{port}", reconnect=None):
+                async with open_client(  # the server's context is not the proxy's
+                    "ws://h.test/", proxy=f"https://localhost:{port}", ssl_context=client_tls(), reconnect=None
+                ):
                     pytest.fail("not reached")
 
 
 async def test_a_proxy_that_never_ends_its_answer_is_left() -> None:
-    async with proxy(b"HTTP/1.1 201 go\r\n" + b"X: y\r\n" * 10_000) as (port, _):
+    async def talk(stream: trio.SocketStream) -> None:
+        with suppress(trio.BrokenResourceError):
+            await stream.send_all(b"HTTP/1.1 200 go\r\n")
+            while True:
+                await stream.send_all(b"X: y\r\n" * 100)
+
+    async with trio.open_nursery() as nursery:
+        (listener,) = await nursery.start(partial(trio.serve_tcp, talk, 0, host="127.0.0.1"))
+        port = listener.socket.getsockname()[1]
         with pytest.raises(ConnectFailed, match="gave no answer"):
             async with open_client("ws://h.test/", proxy=f"http://127.0.0.1:{port}", reconnect=None):
                 pytest.fail("not reached")
+        nursery.cancel_scope.cancel()
 
 
 async def test_what_is_beneath_a_handshake_that_fails_is_closed() -> None:
@@ -241,6 +254,8 @@ async def test_an_error_of_our_server_is_typed() -> None:
         ("wss://H:443/p?q", "h", "h:443", "wss://h:443/p"),
         ("ws://[::1]:81/", "[::1]:81", "[::1]:81", "ws://[::1]:81/"),
         ("wss://me:pw@h:1/", "h:1", "h:1", "wss://h:1/"),
+        ("ws://h:443/", "h:443", "h:443", "ws://h:443/"),  # the other scheme's port
+        ("wss://h:80/", "h:80", "h:80", "wss://h:80/"),
         ("ws://bücher.test/", "xn--bcher-kva.test", "xn--bcher-kva.test:80", "ws://xn--bcher-kva.test/"),
     ],
 )
@@ -252,3 +267,33 @@ def test_a_url_is_taken_apart(url: str, host_field: str, authority: str, label: 
 
 def test_a_path_is_quoted_as_a_browser_does() -> None:
     assert Target.parse("ws://h/grüß dich/%20?a=b c&d=[1]").request_target == "/gr%C3%BC%C3%9F%20dich/%20?a=b%20c&d=[1]"
+
+
+@final
+class _Everywhere(trio.abc.HostnameResolver):
+    """Every name is this machine's."""
+
+    async def getaddrinfo(
+        self,
+        host: Any,
+        port: Any,
+        family: int = 0,
+        type: int = 0,  # noqa: A002 - the interface's word
+        proto: int = 0,
+        flags: int = 0,
+    ) -> Any:
+        return await trio.to_thread.run_sync(socket.getaddrinfo, "127.0.0.1", port, family, type, proto, flags)
+
+    async def getnameinfo(self, sockaddr: Any, flags: int) -> Any:
+        raise NotImplementedError
+
+
+async def test_a_certificate_for_another_name_is_refused() -> None:
+    trio.socket.set_custom_hostname_resolver(_Everywhere())
+    async with serving(app(), ssl_context=server_tls()) as server:
+        async with open_client(f"wss://localhost:{server.port}/", ssl_context=client_tls()) as client:
+            assert await client.request(Work(0)) == Done(0)
+        url = f"wss://bank.test:{server.port}/"
+        with pytest.raises(ConnectFailed, match="certificate"):
+            async with open_client(url, ssl_context=client_tls(), reconnect=None):
+                pytest.fail("not reached")

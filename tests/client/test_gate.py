@@ -123,3 +123,69 @@ def test_what_nobody_knows_yet_is_handed_on_in_its_order_once_it_is_known(
                 newest = offset
         assert [offset for kind, offset in seen if kind == epoch] == expected
     assert [one for one in seen if one[0] == "e3"] == [one for one in messages if one[0] == "e3"]
+
+
+def news(epoch: str, offset: int) -> Envelope:
+    return Envelope("NEWS", {"epoch": epoch, "offset": offset}, None)
+
+
+def goes_on(gate: Gate) -> list[tuple[str, int]]:
+    """All that is let go now."""
+    found: list[tuple[str, int]] = []
+    while (one := gate.next_released()) is not None:
+        found.append((one.meta["epoch"], one.meta["offset"]))
+    return found
+
+
+def asking(gate: Gate, topic: str = T) -> Track:
+    track = Track(topic, lambda _: None)
+    gate.add(track)
+    gate.asks(track)
+    return track
+
+
+def test_who_leaves_before_the_answer_lets_go_what_nobody_knows() -> None:
+    gate = Gate()
+    track = asking(gate)
+    assert gate.keeps(news("e", 1))
+    gate.remove(track)
+    assert goes_on(gate) == [("e", 1)]
+    assert not gate.keeps(news("e", 2))
+
+
+def test_what_nobody_knew_on_a_connection_that_is_lost_is_not_shown_on_the_next() -> None:
+    gate = Gate()
+    track = asking(gate)
+    assert gate.keeps(news("old", 6))
+    gate.connected()
+    gate.asks(track)
+    gate.answered(track, Position("new", 0), goes_on=False)
+    assert goes_on(gate) == []
+    assert not gate.keeps(news("new", 1))
+
+
+def test_a_topic_that_is_asked_for_again_before_its_answer_is_asked_for_once() -> None:
+    gate = Gate()
+    track = asking(gate)
+    gate.asks(track)
+    gate.answered(track, Position("e", 0), goes_on=False)
+    assert not gate.keeps(news("of nobody", 1))
+
+
+def test_a_track_that_ends_leaves_the_next_of_its_topic_in_peace() -> None:
+    gate = Gate()
+    first = asking(gate)
+    second = asking(gate)
+    gate.remove(first)
+    gate.answered(second, Position("e", 3), goes_on=False)
+    assert gate.keeps(news("e", 3))
+    assert (goes_on(gate), gate.duplicates) == ([], 1)
+
+
+def test_the_answer_to_who_has_left_changes_nothing() -> None:
+    gate = Gate()
+    track = asking(gate)
+    gate.remove(track)
+    gate.answered(track, Position("e", 3), goes_on=False)
+    assert track.newest is None
+    assert not gate.keeps(news("e", 1))

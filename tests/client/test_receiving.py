@@ -384,3 +384,40 @@ async def test_a_subscription_message_that_is_wrong_is_said(autojump_clock: Mock
             async with client.subscribed("t", News, subscribe=lambda _: Hello(5)):  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
                 pytest.fail("not reached")
         assert client.state == "open"
+
+
+async def test_all_who_wait_on_one_stream_are_told_of_its_end_each_with_an_error_of_its_own(
+    autojump_clock: MockClock,
+) -> None:
+    async with (
+        open_pair(logged=[]) as (client, server),
+        client.messages(News) as stream,
+        trio.open_nursery() as nursery,
+    ):
+        errors: list[ConnectionClosed] = []
+
+        async def take() -> None:
+            with pytest.raises(ConnectionClosed, match="4401") as caught:
+                await stream.receive()
+            errors.append(caught.value)
+
+        for _ in range(3):
+            nursery.start_soon(take)
+        await settle()
+        server.peer.close(4401, "go away")
+        await settle()
+        assert len(set(errors)) == 3, "a traceback that several share grows with each who raises it"
+
+
+async def test_a_request_is_answered_though_the_client_had_stopped_reading_before(autojump_clock: MockClock) -> None:
+    async with open_pair() as (client, server), client.messages(News, capacity=1), trio.open_nursery() as nursery:
+        for number in range(3):
+            server.send("NEWS", {"text": str(number)})
+            await settle()
+
+        async def answer() -> None:
+            server.send("USER", {"name": "n"}, id=await server.asked())
+
+        nursery.start_soon(answer)
+        with trio.fail_after(1):
+            assert await client.request(GetUser("1")) == User("n")

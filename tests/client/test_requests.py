@@ -11,7 +11,9 @@ from trio.testing import MockClock
 from tests.client.links import GetUser, Hello, News, Server, User, open_pair, settle
 from trio_wskit import Limits, QueueOptions, Retry, Rpc, message
 from trio_wskit._core.backoff import Backoff
+from trio_wskit._core.envelope import Envelope
 from trio_wskit._core.handshake import Headers
+from trio_wskit.client._requests import Requests
 from trio_wskit.errors import (
     ConfigError,
     ConnectFailed,
@@ -301,6 +303,7 @@ async def test_a_call_tells_its_progress_and_then_its_reply(autojump_clock: Mock
         server.send("USER", {"name": "n"}, id=name)
         assert [step async for step in call.progress] == [News("a"), News("b")]
         assert await call.reply == await call.reply == User("n")
+        assert trio.current_time() == 0  # the answer has ended it, and not the time limit
 
 
 async def test_progress_without_a_class_is_plain(autojump_clock: MockClock) -> None:
@@ -444,3 +447,15 @@ async def test_the_budget_ends_all_retries(autojump_clock: MockClock) -> None:
             with pytest.raises(RpcError):
                 await client.request(GetUser("1"))
         assert client.stats.retries == 4
+
+
+async def test_no_more_answers_are_remembered_than_can_be_late() -> None:
+    requests = Requests(10, lambda: None)
+    names: list[str] = []
+    for _ in range(1100):
+        pending = requests.open(None)
+        names.append(pending.id)
+        requests.settle(pending, "an answer")
+    found = [requests.take(Envelope("USER", {"correlationId": name}, None, name)) for name in names]
+    assert found == [False] * 76 + [True] * 1024
+    assert requests.late == 1024

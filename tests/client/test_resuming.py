@@ -7,55 +7,11 @@ import trio
 from trio.testing import MockClock
 
 from tests.client.links import Hello, News, Server, open_pair, settle
+from tests.client.topics import asked, confirm, gate_of, much_news, news, taken
 from trio_wskit import Gap, Rpc, message
 from trio_wskit._core.history import Position
-from trio_wskit.client import Client, Stream
-from trio_wskit.client._gate import Gate
+from trio_wskit.client import Client
 from trio_wskit.errors import RpcError
-
-
-def gate_of(client: Client) -> Gate:
-    inside: Any = client
-    gate: Gate = inside._receiver.gate
-    return gate
-
-
-async def asked(server: Server, kind: str = "SUBSCRIBE") -> tuple[dict[str, Any], str]:
-    """The next question's payload and correlation id."""
-    question = await server.receive()
-    assert question["type"] == kind, question
-    return question["payload"], question["meta"]["correlationId"]
-
-
-async def confirm(server: Server, epoch: str | None = "e", offset: int = 0, **more: Any) -> dict[str, Any]:
-    """Answer a subscription with a position, and give what was asked."""
-    payload, name = await asked(server)
-    position = {} if epoch is None else {"epoch": epoch, "offset": offset}
-    server.send("SUBSCRIBED", {"topic": payload["topic"], **position, **more}, id=name)
-    return payload
-
-
-def news(server: Server, *offsets: int, epoch: str = "e", kind: str = "NEWS") -> None:
-    """Send messages whose text is their offset."""
-    for offset in offsets:
-        server.send(kind, {"text": str(offset)}, meta={"epoch": epoch, "offset": offset})
-
-
-async def much_news(server: Server, offsets: range, epoch: str = "e") -> None:
-    """The same, more than a link holds at once."""
-    for offset in offsets:
-        news(server, offset, epoch=epoch)
-        if offset % 500 == 0:
-            await settle()
-    await settle()
-
-
-async def taken(stream: Stream[Any]) -> list[Any]:
-    """All that has come; the texts of news."""
-    await settle()
-    return [
-        item.text if isinstance(item, News) else item for item in [await stream.receive() for _ in range(len(stream))]
-    ]
 
 
 async def reconnected(client: Client, server: Server) -> None:
@@ -453,3 +409,21 @@ async def test_an_applications_own_messages_can_resume(autojump_clock: MockClock
             assert await joined(4, recovered=True) == {"room": "r", "since": {"epoch": "e", "offset": 3}}
             news(server, 4)
             assert await taken(stream) == ["4"]
+
+
+async def test_what_was_kept_for_a_topic_that_is_left_comes_before_what_comes_later(autojump_clock: MockClock) -> None:
+    async with open_pair() as (client, server), client.messages(News) as everything:
+
+        async def leave() -> None:
+            with trio.move_on_after(1):
+                async with client.subscribed("t", News):
+                    pytest.fail("not reached")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(leave)
+            await settle()
+            news(server, 1, 2)  # of a topic that nobody here has asked for
+            await settle()
+            assert await taken(everything) == []
+        news(server, 3)
+        assert await taken(everything) == ["1", "2", "3"]

@@ -53,6 +53,7 @@ class Gate:
 
     Attributes:
         duplicates: messages that came before, and were dropped.
+        released: what was kept and goes on now, through `next_released`.
     """
 
     def __init__(self) -> None:
@@ -61,7 +62,7 @@ class Gate:
         self._epochs: dict[str, Track] = {}
         self._asking = 0
         self._unknown: deque[Envelope] = deque()
-        self._released: deque[tuple[Track | None, Envelope]] = deque()
+        self.released: deque[tuple[Track | None, Envelope]] = deque()
 
     def add(self, track: Track) -> None:
         """From now on there is this topic."""
@@ -101,21 +102,21 @@ class Gate:
         if not goes_on:
             self._set_newest(track, position)
             track.kept.clear()
-        self._released.extend((track, one) for one in track.kept)
+        self.released.extend((track, one) for one in track.kept)
         track.kept.clear()
         if position is not None:
             unknown, self._unknown = self._unknown, deque()
             for one in unknown:
                 if one.meta["epoch"] == position.epoch:
-                    self._released.append((track, one))
+                    self.released.append((track, one))
                 else:
                     self._unknown.append(one)
         self._let_unknown_go()
 
     def next_released(self) -> Envelope | None:
         """What was kept and goes on now: to be handed on before anything else that comes."""
-        while self._released:
-            track, envelope = self._released.popleft()
+        while self.released:
+            track, envelope = self.released.popleft()
             if track is None or not self._passes_by(track, envelope):
                 return envelope
         return None
@@ -127,7 +128,7 @@ class Gate:
 
     def _let_unknown_go(self) -> None:
         if not self._asking:
-            self._released.extend((None, one) for one in self._unknown)
+            self.released.extend((None, one) for one in self._unknown)
             self._unknown.clear()
 
     def _set_newest(self, track: Track, position: Position | None) -> None:
@@ -164,7 +165,7 @@ class Gate:
             return False
         self._unknown.append(envelope)
         if len(self._unknown) > _KEPT:  # it may be of a topic that nobody asked for: it must not be lost
-            self._released.append((None, self._unknown.popleft()))
+            self.released.append((None, self._unknown.popleft()))
         return True
 
     def _passes_by(self, track: Track, envelope: Envelope) -> bool:

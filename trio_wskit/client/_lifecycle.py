@@ -213,7 +213,10 @@ class Lifecycle:
             failures = 1 if policy is None or lasted >= policy.stable_after else failures + 1
             delay = None if policy is None else policy.delay_after(closed, failures, self._randomness())
             if delay is None:
-                logger.warning("%s: %s; giving up", self._label, closed)
+                # After a goodbye of the server there is nothing that has failed; see `gave_up`.
+                logger.log(
+                    logging.INFO if closed.code == 1000 else logging.WARNING, "%s: %s; giving up", self._label, closed
+                )
                 return closed
             # Who waits for a first connection sees nothing else of it.
             level = logging.WARNING if self.connects == 0 and failures == 1 else logging.INFO

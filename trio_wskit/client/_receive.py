@@ -138,12 +138,17 @@ class Receiver:
         """Hand on a batch. Once the link is gone, what is left of it is handed on without waiting."""
         gate = self.gate
         for envelope in batch:
-            # An answer may let go what the gate has kept, and so may too much that is kept.
+            # An answer may let go what the gate has kept, and so may too much that is kept, and whoever leaves a topic.
+            if gate.released:
+                await self._let_go(link_is_open)
             if self._requests.take(envelope) or gate.keeps(envelope):
-                while (kept := gate.next_released()) is not None:
-                    await self._hand_on(kept, link_is_open)
+                await self._let_go(link_is_open)
             else:
                 await self._hand_on(envelope, link_is_open)
+
+    async def _let_go(self, link_is_open: Callable[[], bool]) -> None:
+        while (kept := self.gate.next_released()) is not None:
+            await self._hand_on(kept, link_is_open)
 
     async def _hand_on(self, envelope: Envelope, link_is_open: Callable[[], bool]) -> None:
         taps = self._taps.get(envelope.type)

@@ -122,7 +122,6 @@ class Requests:
             raise WsKitError("ALREADY_EXISTS", f"a request with the correlation id {correlation_id!r} is pending")
         pending = Pending(correlation_id, reply, progress, on_settled)
         self._pending[correlation_id] = pending
-        self._recent.pop(correlation_id, None)  # the caller uses its own id again: what comes now is for the new one
         self._on_change()
         return pending
 

@@ -99,7 +99,7 @@ class Stream(trio.abc.ReceiveChannel[T], Generic[T]):
 
     def must_wait(self, *, stretch: bool) -> bool:
         """True where the one who puts has to wait for `on_room`; `stretch` while a request waits for its answer."""
-        if self.overflow != "wait" or self._closed:
+        if self.overflow != "wait" or self._closed or self._ended:
             return False
         return len(self._items) >= self.capacity * (_STRETCH if stretch else 1)
 
