@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import random
 import ssl
 import subprocess
 import sys
 from collections.abc import AsyncGenerator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 from coredis import Redis
 
-from trio_wskit import ConfigError
-from trio_wskit._coredis import Script, as_raised, open_script, pool_of
+from tests.limiter.conftest import coredis_rubbish as coredis_rubbish
+from tests.valkey import COREDIS_RUBBISH, Server
+from trio_wskit import ConfigError, WsKitError
+from trio_wskit._coredis import Place, Script, as_raised, open_script
 
 
 @asynccontextmanager
@@ -99,19 +103,97 @@ async def test_a_context_for_tls_goes_with_a_url_for_it() -> None:
 
 
 def test_the_hosts_name_is_looked_at() -> None:
-    options: Any = pool_of("rediss://x", None).connection_kwargs
-    context = options["ssl_context"]
+    connection: Any = Place("rediss://x", None).make()
+    context = connection._ssl_context
     assert (context.check_hostname, context.verify_mode) == (True, ssl.CERT_REQUIRED)
 
 
-def opened(target: Any, tls: ssl.SSLContext | None = None) -> AbstractAsyncContextManager[Script]:
+KEYS = ["{n}:nodes", "{n}:numbers", "{n}:version"]
+WORDS = ("count", "{n}:", "topic")
+
+
+@pytest.mark.usefixtures("coredis_rubbish")
+@pytest.mark.filterwarnings(COREDIS_RUBBISH)
+async def test_a_server_that_stops_again_and_again_under_load_is_asked_again(tmp_path: Path) -> None:
+    """With coredis' pool now and then a place was lost; three of four such runs ended without any."""
+    with Server(tmp_path) as server:
+        async with opened(server.url, connect_timeout=0.1) as script:
+
+            async def ask_on() -> None:
+                while True:
+                    with suppress(WsKitError):
+                        assert await script.ask(KEYS, WORDS, 0.1, "test") == [0]
+                    await trio.sleep(random.random() * 0.02)
+
+            async with trio.open_nursery() as nursery:
+                for _ in range(9):
+                    nursery.start_soon(ask_on)
+                for number in range(12):
+                    await trio.sleep(0.12)
+                    server.pause()
+                    await trio.sleep((number % 6 + 1) * 0.04)  # shorter and longer than a call may take
+                    server.resume()
+                nursery.cancel_scope.cancel()
+            with trio.fail_after(10):
+                while True:
+                    with suppress(WsKitError):
+                        assert await script.ask(KEYS, WORDS, 1, "test") == [0]
+                        break
+                    await trio.sleep(0.05)
+
+
+@pytest.mark.usefixtures("coredis_rubbish")
+@pytest.mark.filterwarnings(COREDIS_RUBBISH)
+async def test_who_gives_up_takes_the_connection_from_nobody(tmp_path: Path) -> None:
+    with Server(tmp_path) as server:
+        async with opened(server.url) as script, trio.open_nursery() as nursery:
+            answers: list[Any] = []
+
+            async def ask() -> None:
+                answers.append(await script.ask(KEYS, WORDS, 5, "test"))
+
+            async def give_up() -> None:
+                with trio.CancelScope() as scope:
+                    scope.cancel()
+                    await ask()
+
+            before = connections(server)
+            nursery.start_soon(give_up)
+            for _ in range(3):
+                nursery.start_soon(ask)
+            with trio.fail_after(5):
+                while len(answers) < 3:  # noqa: ASYNC110 - nobody tells us
+                    await trio.sleep(0.01)
+        assert answers == [[0]] * 3
+        assert connections(server) == before + 2  # theirs together, and the one that asks for this
+
+
+def connections(server: Server) -> int:
+    """How many the server has had."""
+    told = server.command("INFO", "stats").decode()
+    return int(told.split("total_connections_received:")[1].split("\r")[0])
+
+
+async def test_nobody_there_is_said_with_the_reason_and_tried_anew_each_time(tmp_path: Path) -> None:
+    server = Server(tmp_path)
+    async with opened(server.url) as script:
+        for _ in range(2):
+            with pytest.raises(WsKitError, match="UNAVAILABLE: The test is unavailable") as caught:
+                await script.ask(KEYS, WORDS, 2, "test")
+            assert "cannot be reached" in str(caught.value.__cause__)
+        with server:
+            assert await script.ask(KEYS, WORDS, 2, "test") == [0]
+
+
+def opened(
+    target: Any, tls: ssl.SSLContext | None = None, connect_timeout: float = 1
+) -> AbstractAsyncContextManager[Script]:
     return open_script(
         target,
         "trio_wskit.presence",
         "presence.lua",
         tls=tls,
-        connect_timeout=1,
-        max_connections=1,
+        connect_timeout=connect_timeout,
         use="tests",
         twice="it is done twice",
     )

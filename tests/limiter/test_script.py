@@ -101,7 +101,7 @@ def test_the_script_counts_as_python_does(
         shown = 2**48
         async with Redis.from_url(shared_server.url, retry_policy=NoRetryPolicy()) as client:
             await client.flushall()
-            link = Link(Script(client, "trio_wskit.limiter", "token_bucket.lua", owned=False))
+            link = Link(Script(client, "trio_wskit.limiter", "token_bucket.lua"))
 
             async def call(key: str, words: str) -> list[Any]:
                 return await link.call([key], str(shown), words)

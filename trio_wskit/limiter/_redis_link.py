@@ -62,7 +62,6 @@ async def open_link(
         "token_bucket.lua",
         tls=tls,
         connect_timeout=max_wait,
-        max_connections=2,
         use="rate limits",
         twice="a lost answer is paid twice",
     ) as script:

@@ -156,7 +156,6 @@ async def open_redis_presence(
         "presence.lua",
         tls=tls,
         connect_timeout=max_wait,
-        max_connections=2,
         use="presence",
         twice="a beat may come twice",
     ) as script:

@@ -20,12 +20,12 @@ import attrs
 import trio
 
 try:
-    from coredis.connection import BaseConnection, TCPConnection, TCPLocation
+    from coredis.connection import BaseConnection
     from coredis.exceptions import MovedError, RedisError
 except ImportError as missing:
     raise ImportError("Redis pub/sub needs coredis: pip install 'trio-wskit[redis]'") from missing
 
-from trio_wskit._coredis import pool_of
+from trio_wskit._coredis import Place, open_connection
 from trio_wskit.errors import ConfigError, PubSubError
 
 __all__ = ["Address", "Command", "Link", "RedisSentinel", "Refused", "Servers", "Slots", "lost"]
@@ -162,27 +162,6 @@ class RedisSentinel:
     url: str = "redis://primary"
 
 
-@final
-class _Place:
-    """A URL, taken apart."""
-
-    def __init__(self, url: str, tls: ssl.SSLContext | None) -> None:
-        pool = pool_of(url, tls)
-        assert pool.location is not None
-        self._class: type[BaseConnection] = pool.connection_class
-        self._location = pool.location
-        self._options: dict[str, Any] = dict(cast("dict[str, Any]", pool.connection_kwargs))
-        # Each link works for itself; and what waits, and for how long, is said here alone.
-        for name in ("processing_budget", "stream_timeout", "max_idle_time", "noreply", "decode_responses"):
-            self._options.pop(name, None)
-        self.host: str | None = self._location.host if isinstance(self._location, TCPLocation) else None
-
-    def make(self, address: Address | None) -> BaseConnection:
-        if address is None:
-            return self._class(self._location, **self._options)
-        return TCPConnection(TCPLocation(*address), **self._options)
-
-
 Slots: TypeAlias = "Sequence[tuple[int, int, Address]]"
 
 
@@ -203,23 +182,23 @@ class Servers:
         self, target: str | Sequence[str] | RedisSentinel, tls: ssl.SSLContext | None, connect_timeout: float
     ) -> None:
         self._timeout = connect_timeout
-        self._sentinels: list[_Place] = []
+        self._sentinels: list[Place] = []
         self._service = ""
         if isinstance(target, RedisSentinel):
             self._service = target.service
             self._sentinels = [
-                _Place(url, tls if urlsplit(url).scheme == "rediss" else None) for url in target.sentinels
+                Place(url, tls if urlsplit(url).scheme == "rediss" else None) for url in target.sentinels
             ]
             if not self._sentinels:
                 raise ConfigError("RedisSentinel(sentinels=…) takes at least one URL")
-            self._places = [_Place(target.url, tls)]
+            self._places = [Place(target.url, tls)]
             if self._places[0].host is None:
                 raise ConfigError("RedisSentinel(url=…) takes a redis:// or rediss:// URL")
         else:
             urls = [target] if isinstance(target, str) else list(target)
             if not urls:
                 raise ConfigError("at least one Redis URL is needed")
-            self._places = [_Place(url, tls) for url in urls]
+            self._places = [Place(url, tls) for url in urls]
 
     async def connect(self, nursery: trio.Nursery, address: Address | None = None) -> Link:
         """Open a link, which runs in `nursery` until it breaks or is cut.
@@ -274,20 +253,13 @@ class Servers:
             for first, last, primary, *_ in found
         ]
 
-    async def _open(self, nursery: trio.Nursery, place: _Place, address: Address | None) -> Link:
+    async def _open(self, nursery: trio.Nursery, place: Place, address: Address | None) -> Link:
         connection = place.make(address)
-        why = f"no answer within {self._timeout:g} s"
-        cause: Exception | None = None
-        with trio.move_on_after(self._timeout):
-            try:
-                await nursery.start(connection.run)
-                return Link(connection)
-            except Exception as error:
-                # Also where it was cancelled: coredis makes an error of that, which is looked at below.
-                cause = error
-                why = str(error.__cause__ or error)
-        await trio.lowlevel.checkpoint_if_cancelled()
-        raise lost(f"Redis at {connection.location} cannot be reached: {why}") from cause
+        try:
+            await open_connection(nursery, connection, self._timeout)
+        except OSError as error:
+            raise lost(str(error)) from error.__cause__
+        return Link(connection)
 
     async def _ask_sentinels(self) -> Address:
         errors: list[PubSubError] = []

@@ -100,7 +100,6 @@ async def open_redis_history(
         "history.lua",
         tls=tls,
         connect_timeout=max_wait,
-        max_connections=4,
         use="histories",
         twice="a message may be kept twice",
     ) as script:
