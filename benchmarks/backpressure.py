@@ -28,7 +28,8 @@ from trio_wskit import App, ByteBudget, Limits, Request, Router, message, open_a
 from trio_wskit._core.overflow import Overflow, block, conflate
 from trio_wskit._core.publishing import PublishEnvelope
 from trio_wskit._core.terms import Terms, TermsBook
-from trio_wskit._outbox import Flusher, Outbox
+from trio_wskit._flusher import Flusher
+from trio_wskit._outbox import Outbox
 from trio_wskit.abc import Transport
 from trio_wskit.pubsub import MemoryPubSub
 from trio_wskit.pubsub._hub import Hub

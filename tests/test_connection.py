@@ -13,7 +13,8 @@ from trio_wskit import ConnectionClosed, Limits, WsKitError
 from trio_wskit._connection import Connection
 from trio_wskit._core.envelope import Envelope
 from trio_wskit._core.frames import text_frame
-from trio_wskit._outbox import Flusher, Frame
+from trio_wskit._flusher import Flusher
+from trio_wskit._outbox import Frame
 from trio_wskit.abc import Receiver
 from trio_wskit.errors import LocalProtocolError
 from trio_wskit.transports.memory import MemoryPeer, MemoryTransport, memory_link

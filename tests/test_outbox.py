@@ -12,7 +12,8 @@ from trio.testing import MockClock
 from tests.sessions import settle
 from trio_wskit import ConnectionClosed, Limits
 from trio_wskit._core.frames import payload_of, text_frame
-from trio_wskit._outbox import Flusher, Frame, Outbox
+from trio_wskit._flusher import Flusher
+from trio_wskit._outbox import Frame, Outbox
 from trio_wskit.abc import Transport
 
 

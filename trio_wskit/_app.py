@@ -25,10 +25,10 @@ from trio_wskit._core.topics import TopicRules
 from trio_wskit._dispatch import compile_routes
 from trio_wskit._door import Admission, Authenticate, Door, Place
 from trio_wskit._drain import run_drain
+from trio_wskit._flusher import Flusher
 from trio_wskit._heartbeat import Heartbeat
 from trio_wskit._idempotency import MemoryIdempotency
 from trio_wskit._lease import AuthLease, LeaseKeeper
-from trio_wskit._outbox import Flusher
 from trio_wskit._router import Router
 from trio_wskit._session import Services, Session
 from trio_wskit._work import Drain, DrainReport, Work
@@ -263,7 +263,7 @@ class App:
         """See `open_app`."""
         if self._services is not None:
             raise RuntimeError("the app is open already")
-        flusher = Flusher()
+        flusher = self._hub.flusher = Flusher(self.limits)
         heartbeat = Heartbeat(self._sessions, self.limits)
         leases = LeaseKeeper(self._sessions, self._lease, self._wall_clock)
         routes, plain_routes = compile_routes(
@@ -317,7 +317,7 @@ class App:
             if failed is not None:
                 raise failed
         finally:
-            self._services = self._last_gone = None
+            self._services = self._last_gone = self._hub.flusher = None
             self._draining = False
             self._drained = self._report = self._broker_failure = None
             with trio.CancelScope(shield=True, deadline=trio.current_time() + self.limits.close_timeout):

@@ -16,8 +16,9 @@ from trio_wskit._core.codec import decode
 from trio_wskit._core.envelope import CONTROL_TYPES, Envelope
 from trio_wskit._core.frames import close_frame
 from trio_wskit._core.options import Limits
+from trio_wskit._flusher import Flusher
 from trio_wskit._inbox import Inbox
-from trio_wskit._outbox import Flusher, Outbox
+from trio_wskit._outbox import Outbox
 from trio_wskit.abc import PushTransport, Receiver, Transport, WatchedTransport
 from trio_wskit.errors import ConnectionClosed, WsKitError
 

@@ -13,7 +13,6 @@ Rules
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from typing import Final, final
 
@@ -21,16 +20,15 @@ import outcome
 import trio
 
 from trio_wskit._core.backlog import Frame
+from trio_wskit._core.frames import Shared
 from trio_wskit._core.options import Limits
+from trio_wskit._flusher import Flusher
 from trio_wskit._queue import Queue, Waiter, notices_of, size_of
 from trio_wskit.abc import Transport
 from trio_wskit.errors import ConnectionClosed
 
-__all__ = ["Flusher", "Frame", "Outbox"]
+__all__ = ["Frame", "Outbox"]
 
-logger = logging.getLogger("trio_wskit")
-
-_FLUSHES_PER_PASS: Final = 256  # a checkpoint after so many sends keeps the loop fair, and costs about 1 % of them
 _SENDS_PER_PASS: Final = 64  # a task that only sends still lets the others run this often
 _WRITE_BYTES: Final = 65536  # what one write of the writer takes from the queue
 
@@ -48,51 +46,6 @@ class _Sender(Waiter):
 
     def refused(self, closed: ConnectionClosed) -> None:
         trio.lowlevel.reschedule(self._task, outcome.Error(ConnectionClosed(closed.code, closed.reason)))
-
-
-@final
-class Flusher:
-    """Sends, once a scheduler pass, what outboxes took during the last one: so publishes join into one write."""
-
-    def __init__(self) -> None:
-        self._dirty: list[Outbox] = []
-        self._parked: trio.lowlevel.Task | None = None
-        self._scope = trio.CancelScope(shield=True)
-
-    def add(self, outbox: Outbox) -> None:
-        self._dirty.append(outbox)
-        if self._parked is not None:
-            trio.lowlevel.reschedule(self._parked)
-            self._parked = None
-
-    async def run(self) -> None:
-        """Run until `stop`: shielded, so that goodbyes are still sent when all around it is cancelled."""
-        with self._scope:
-            while True:
-                if not self._dirty:
-                    self._parked = trio.lowlevel.current_task()
-                    await trio.lowlevel.wait_task_rescheduled(self._stop_waiting)
-                await self._flush_all()
-
-    async def _flush_all(self) -> None:
-        # A function of its own: while nothing is to be done, no connection that is gone shall be kept by a variable.
-        dirty, self._dirty = self._dirty, []
-        for done, outbox in enumerate(dirty, 1):
-            try:
-                outbox.flush()
-            except Exception:  # a transport's bug: one connection's failure touches no other
-                logger.exception("a transport failed")
-                outbox.abort()
-            if done % _FLUSHES_PER_PASS == 0:
-                await trio.lowlevel.checkpoint()
-
-    def stop(self) -> None:
-        """End `run`."""
-        self._scope.cancel()
-
-    def _stop_waiting(self, _: object) -> trio.lowlevel.Abort:
-        self._parked = None
-        return trio.lowlevel.Abort.SUCCEEDED
 
 
 @final
@@ -148,6 +101,8 @@ class Outbox(Queue, trio.abc.SendChannel[Frame]):
             False where there is no room, or where the connection is closed; also while the peer does not read and the
             frame is a careful one: then look closer, and call `offer_behind`.
         """
+        if self._flusher.rounds:
+            self._flusher.settle(self)
         if self._writing:
             return not frame.careful and self.offer_behind(frame)
         size = len(frame.wire)
@@ -174,6 +129,7 @@ class Outbox(Queue, trio.abc.SendChannel[Frame]):
         """
         if len(frames) < 2:
             return self._broken is None if not frames else self.offer(frames[0])
+        self._settle()
         size = size_of(frames)
         if not self._fits_all(len(frames), size):
             self.flush()  # what waits for the end of a pass or a batch may go at once
@@ -290,8 +246,39 @@ class Outbox(Queue, trio.abc.SendChannel[Frame]):
         if self._frames:
             self.flush()
 
+    def take(self, frames: Sequence[Frame], size: int) -> None:
+        """See `_flusher.Box`. It may use twice the bounds, where the system takes nothing just then."""
+        if self._broken is not None:
+            return
+        fits = not self._frames or self._fits_all(len(frames), size)
+        self._frames += frames
+        self._bytes += size
+        if fits:
+            self._changed()
+        else:
+            self._flush()
+
+    def pass_on(self, frames: Sequence[Frame], size: int, wires: Shared) -> None:
+        """See `_flusher.Box`."""
+        if self._frames or self._writing or self._broken is not None:
+            self.take(frames, size)
+            return
+        try:
+            left = self._transport.write_nowait(wires)
+        except ConnectionClosed as closed:
+            self._fail(closed)
+            return
+        if left:
+            self._frames += frames
+            self._bytes += size
+            self._write_later(left)
+
     def flush(self) -> None:
         """Hand over to the system what it takes without waiting; the writer task gets the rest."""
+        self._settle()
+        self._flush()
+
+    def _flush(self) -> None:
         self._dirty = False
         frames = self._frames
         if self._writing or not frames or self._broken is not None:
@@ -310,10 +297,21 @@ class Outbox(Queue, trio.abc.SendChannel[Frame]):
             if self._waiting is not None:
                 self._cleared()
             return
+        self._write_later(left)
+
+    def _write_later(self, left: Sequence[bytes]) -> None:
         self._keep(left)
+        self._settle()  # as long as it is not behind: who publishes was told that it would get it
         self._writing = self._start_writer()
-        if self._writing and self._budget is not None:
-            self._budget.charge(self, self._bytes)
+        if self._writing:
+            self._falls_behind()
+            if self._budget is not None:
+                self._budget.charge(self, self._bytes)
+
+    def _settle(self) -> None:
+        """Take what is ours of the rounds, before anything else."""
+        if self._flusher.rounds:
+            self._flusher.settle(self)
 
     def _cleared(self) -> None:
         """The system has everything: tell those who want to know, and let in who waits."""
@@ -357,6 +355,7 @@ class Outbox(Queue, trio.abc.SendChannel[Frame]):
             raise
         finally:
             self._writing = False
+            self._keeps_up()
             if self._budget is not None:
                 self._budget.charge(self, 0)
             if self._empty is not None:
@@ -379,9 +378,11 @@ class Outbox(Queue, trio.abc.SendChannel[Frame]):
         """Wait until the system has everything, or the connection is closed."""
         self._corked = False
         await trio.lowlevel.checkpoint_if_cancelled()
+        self._settle()
         while self._writing or self._frames:
             if not self._writing:
                 self._writing = True
+                self._falls_behind()
                 await self.run_writer()
                 continue
             if self._empty is None:
@@ -404,6 +405,7 @@ class Outbox(Queue, trio.abc.SendChannel[Frame]):
 
     def forget(self, closed: ConnectionClosed) -> None:
         """Accept nothing more, and forget what waits, but for the first frame: a part of it may be written."""
+        self._settle()
         first, size = self._frames[:1], self._bytes
         waiting = size_of(self._frames[1:])
         self.break_off(closed)
@@ -416,4 +418,5 @@ class Outbox(Queue, trio.abc.SendChannel[Frame]):
         self.flush()
         if self._broken is None:
             self._broken = ConnectionClosed(1000, "closed by this side")
+            self._falls_behind()
         await trio.lowlevel.checkpoint()

@@ -86,6 +86,7 @@ class Queue(ABC):
         blocked: publishes that had to wait for room here.
         gaps: notices of missing messages.
         charged: bytes that the budget counts for it.
+        name: whose it is, where it is enrolled.
     """
 
     __slots__ = (
@@ -96,6 +97,7 @@ class Queue(ABC):
         "_limits",
         "_notices",
         "_owner",
+        "_slow",
         "_waiting",
         "_watched",
         "_writing",
@@ -104,6 +106,7 @@ class Queue(ABC):
         "conflated",
         "dropped",
         "gaps",
+        "name",
     )
 
     def __init__(self, limits: Limits) -> None:
@@ -117,6 +120,8 @@ class Queue(ABC):
         self._budget: ByteBudget | None = None
         self._owner: Owner | None = None
         self._broken: ConnectionClosed | None = None
+        self._slow: set[str] | None = None
+        self.name: str = ""
         self.dropped: int = 0
         self.conflated: int = 0
         self.blocked: int = 0
@@ -128,9 +133,31 @@ class Queue(ABC):
         self._budget = budget
         self._owner = owner
 
+    def enrol(self, name: str, slow: set[str]) -> None:
+        """From now until `strike_off` it is in `slow`, by this name, whenever it cannot take a message at once."""
+        self.name = name
+        self._slow = slow
+        if self._writing or self._broken is not None:
+            self._falls_behind()
+
+    def strike_off(self) -> None:
+        """See `enrol`."""
+        if self._slow is not None:
+            self._slow.discard(self.name)
+            self._slow = None
+
+    def _falls_behind(self) -> None:
+        if self._slow is not None:
+            self._slow.add(self.name)
+
+    def _keeps_up(self) -> None:
+        if self._slow is not None and self._broken is None:
+            self._slow.discard(self.name)
+
     @property
     def queued_bytes(self) -> int:
         """Bytes accepted that the system has not taken yet."""
+        self._settle()
         return self._bytes
 
     @property
@@ -142,6 +169,10 @@ class Queue(ABC):
     def closed(self) -> ConnectionClosed | None:
         """Why nothing more is accepted; None while the outbox is open."""
         return self._broken
+
+    @abstractmethod
+    def _settle(self) -> None:
+        """Take what was accepted elsewhere, before anything else."""
 
     @abstractmethod
     def _changed(self) -> None:
@@ -277,6 +308,7 @@ class Queue(ABC):
             last: the last one.
             write: makes a frame of it.
         """
+        self._settle()
         if self._broken is not None:
             return
         for waiter in reversed(self._waiting or ()):
@@ -346,8 +378,10 @@ class Queue(ABC):
 
     def _forget(self, closed: ConnectionClosed) -> None:
         """Nothing can be sent any more: forget what is queued, and tell who waits."""
+        self._settle()
         if self._broken is None:
             self._broken = closed
+        self._falls_behind()
         self._frames.clear()
         self._bytes = self._notices = 0
         if self._budget is not None:

@@ -21,9 +21,10 @@ from trio_wskit._core.options import Limits
 from trio_wskit._core.publishing import PublishResult
 from trio_wskit._core.schema import spec_of
 from trio_wskit._dispatch import CompiledRoute, Dispatcher
+from trio_wskit._flusher import Flusher
 from trio_wskit._gate import Excess, Gate, is_needed
 from trio_wskit._lease import Auth, LeaseKeeper
-from trio_wskit._outbox import Flusher, Frame, Outbox
+from trio_wskit._outbox import Frame, Outbox
 from trio_wskit._work import Drain, Work
 from trio_wskit.abc import IdempotencyStore, Transport
 from trio_wskit.errors import (

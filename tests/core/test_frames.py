@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from trio_wskit._core.frames import (
     Binary,
+    Shared,
     binary_frame,
     close_frame,
     is_close_code,
@@ -92,3 +93,12 @@ def test_pings_and_pongs_over_125_bytes_are_refused() -> None:
         assert len(make(bytes(125))) == 127
         with pytest.raises(LocalProtocolError, match="at most 125 bytes, not 126"):
             make(bytes(126))
+
+
+def test_shared_frames_are_joined_once_and_a_part_of_them_is_a_plain_tuple() -> None:
+    frames = [text_frame(b"a"), text_frame(b"b"), binary_frame(b"c")]
+    shared = Shared(iter(frames))
+    assert list(shared) == frames
+    assert shared.joined == b"".join(frames)
+    assert type(shared[1:]) is tuple
+    assert Shared(()).joined == b""

@@ -16,7 +16,8 @@ from tests.pubsub.drivers import ScriptedDriver
 from tests.sessions import Client, House, Said, Say, open_house, settle
 from trio_wskit import ConfigError, Context, Limits, PublishResult, Router
 from trio_wskit._core.publishing import PublishEnvelope
-from trio_wskit._outbox import Flusher, Outbox
+from trio_wskit._flusher import Flusher
+from trio_wskit._outbox import Outbox
 from trio_wskit.abc import Transport
 from trio_wskit.pubsub import MemoryPubSub, TopicPattern, block
 from trio_wskit.pubsub import _hub as hub_module

@@ -16,7 +16,8 @@ from trio_wskit import ByteBudget, Limits
 from trio_wskit._core.backlog import Frame, GapNotice, Published, WriteGap
 from trio_wskit._core.frames import payload_of, text_frame
 from trio_wskit._core.overflow import conflate
-from trio_wskit._outbox import Flusher, Outbox
+from trio_wskit._flusher import Flusher
+from trio_wskit._outbox import Outbox
 from trio_wskit._queue import Waiter
 from trio_wskit.abc import Transport
 from trio_wskit.errors import ConnectionClosed

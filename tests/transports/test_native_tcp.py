@@ -14,7 +14,7 @@ import trio
 import trio.testing
 
 from tests.transports.native_links import KEY, RawPeer, stream_of
-from trio_wskit._core.frames import binary_frame, close_frame, masked, text_frame
+from trio_wskit._core.frames import Shared, binary_frame, close_frame, masked, text_frame
 from trio_wskit.errors import ConnectionClosed
 from trio_wskit.transports.native import (
     PolledTransport,
@@ -52,9 +52,35 @@ def reset(stream: trio.abc.Stream) -> None:
     stream.socket.close()
 
 
+async def read_exactly(stream: trio.abc.Stream, count: int) -> bytes:
+    data = b""
+    while len(data) < count:
+        data += await stream.receive_some()
+    return data
+
+
 async def read_to_the_end(stream: trio.abc.Stream) -> None:
     while await stream.receive_some():
         pass
+
+
+async def test_frames_that_many_links_share_are_those_of_each() -> None:
+    shared = Shared([text_frame(b"a"), text_frame(b"b"), text_frame(b"c" * 3)])
+    async with tcp_link() as (one, its_peer), tcp_link() as (other, other_peer):
+        for link, peer in ((one, its_peer), (other, other_peer)):
+            assert link.write_nowait(shared) == ()
+            assert await read_exactly(peer.stream, len(shared.joined)) == shared.joined
+
+
+async def test_what_is_left_of_shared_frames_begins_where_the_kernel_stopped() -> None:
+    big = [text_frame(bytes([number]) * 500_000) for number in range(20)]
+    shared = Shared(big)
+    async with tcp_link() as (link, peer):
+        left = link.write_nowait(shared)
+        assert 0 < len(left) <= 20
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(link.write, left)
+            assert await read_exactly(peer.stream, len(shared.joined)) == shared.joined
 
 
 async def test_a_reset_is_1006_for_reader_and_writer() -> None:

@@ -5,7 +5,8 @@ What travels inside the package is the server's own form: one whole, unmasked fr
 
 from __future__ import annotations
 
-from typing import Final, final
+from collections.abc import Iterable
+from typing import Final, Self, final
 
 from trio_wskit._core.masking import apply_mask
 from trio_wskit.errors import LocalProtocolError
@@ -18,6 +19,7 @@ __all__ = [
     "PONG",
     "TEXT",
     "Binary",
+    "Shared",
     "binary_frame",
     "close_frame",
     "close_payload",
@@ -49,6 +51,22 @@ class Binary(bytes):
     """The payload of a binary message; plain `bytes` is that of a text message, as UTF-8."""
 
     __slots__ = ()
+
+
+@final
+class Shared(tuple[bytes, ...]):  # noqa: SLOT001 - a tuple can have no slots but empty ones
+    """Frames that many links send.
+
+    Attributes:
+        joined: all of them, one behind the other: made once for all links.
+    """
+
+    joined: bytes
+
+    def __new__(cls, frames: Iterable[bytes]) -> Self:
+        self = super().__new__(cls, frames)
+        self.joined = b"".join(self)
+        return self
 
 
 def text_frame(payload: bytes) -> bytes:

@@ -20,7 +20,7 @@ import trio
 
 from trio_wskit._core.frames import close_frame
 from trio_wskit._core.options import Limits
-from trio_wskit._outbox import Flusher
+from trio_wskit._flusher import Flusher
 from trio_wskit.abc import Transport
 from trio_wskit.client._auth import Credentials, Handshake, TokenAuth
 from trio_wskit.client._connect import Connector, Opened

@@ -12,7 +12,8 @@ import trio
 from trio_wskit._connection import Connection
 from trio_wskit._core.envelope import Envelope
 from trio_wskit._core.options import Limits
-from trio_wskit._outbox import Flusher, Frame, Outbox
+from trio_wskit._flusher import Flusher
+from trio_wskit._outbox import Frame, Outbox
 from trio_wskit.client._auth import Credentials
 from trio_wskit.client._connect import Opened
 from trio_wskit.client._streams import Bell

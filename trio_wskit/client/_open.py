@@ -12,7 +12,7 @@ from typing import Final
 import trio
 
 from trio_wskit._core.options import Limits
-from trio_wskit._outbox import Flusher
+from trio_wskit._flusher import Flusher
 from trio_wskit.client._asking import Asker
 from trio_wskit.client._auth import TokenAuth, plain_handshake
 from trio_wskit.client._client import Client

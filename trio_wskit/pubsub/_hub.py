@@ -25,6 +25,7 @@ from trio_wskit._core.frames import text_frame
 from trio_wskit._core.overflow import Overflow, check_overflow, may_conflate
 from trio_wskit._core.publishing import PublishEnvelope, PublishResult
 from trio_wskit._core.terms import Positions, TermsBook
+from trio_wskit._flusher import Box, Flusher, Round
 from trio_wskit._outbox import Outbox
 from trio_wskit.abc import PubSubDriver
 from trio_wskit.errors import ConfigError, ConnectionClosed
@@ -34,6 +35,7 @@ __all__ = ["Hub", "Subscriber"]
 
 logger = logging.getLogger("trio_wskit")
 
+_MANY: Final = 16  # with fewer subscribers, to queue a message for each costs less than a round
 _PUBLISHES_PER_PASS: Final = 64  # a task that only publishes still lets the others run this often
 _DELIVERIES_PER_PASS: Final = 2048  # each is a fifth of a microsecond
 _CLOSE_LOOKS_PER_PASS: Final = 64  # at those who are behind: each may be a system call, a queue searched, a goodbye
@@ -82,6 +84,7 @@ class Hub:
         driver: knows the subscriptions.
         budget: bytes that may wait in all outboxes together.
         counts: what subscribers did not get.
+        flusher: sends what is published to many; while there is none, each message is queued for each.
     """
 
     def __init__(
@@ -106,7 +109,10 @@ class Hub:
         self._counts_positions = False
         self._turns = _Turns()
         self._publishing = 0
+        self.flusher: Flusher | None = None
         self._until_pass = _PUBLISHES_PER_PASS
+        self._round: Round | None = None
+        self._slow: set[str] = set()  # who cannot take a message at once
         self._subscribers: dict[str, Subscriber] = {}
         self._outboxes: dict[str, Outbox] = {}  # the same, one step nearer: it is looked up for each delivery
 
@@ -118,12 +124,17 @@ class Hub:
         """From now on this client can be delivered to."""
         self._subscribers[client_id] = subscriber
         self._outboxes[client_id] = subscriber.outbox
+        self._round = None  # who takes part is settled when it is opened
+        subscriber.outbox.enrol(client_id, self._slow)
         subscriber.outbox.account_to(self.budget, subscriber)
 
     def leave(self, client_id: str) -> None:
         """Deliver to this client no more."""
         self._subscribers.pop(client_id, None)
-        self._outboxes.pop(client_id, None)
+        outbox = self._outboxes.pop(client_id, None)
+        if outbox is not None:
+            outbox.strike_off()
+            self._round = None
 
     def has(self, client_id: str) -> bool:
         """True between `join` and `leave`."""
@@ -228,7 +239,7 @@ class Hub:
         message: bytes,
         *,
         offset: int | None = None,
-        recipients: Iterable[str] | None = None,
+        recipients: Collection[str] | None = None,
         quorum: Quorum | None = None,
     ) -> FanOut:
         """Offer the message to the outbox of every local subscriber of its topic, in one step. Never waits.
@@ -308,8 +319,40 @@ class Hub:
             self._positions.clear()
         return Published(text_frame(message), topic, offset, careful=self._may_conflate or terms.conflating > 0)
 
-    def _offer(self, client_ids: Iterable[str], frame: Published, exclude: str | None) -> tuple[int, list[str]]:
+    def _offer(self, client_ids: Collection[str], frame: Published, exclude: str | None) -> tuple[int, list[str]]:
         """Offer it to all of these; give the number of those who took it, and who must be looked at more closely."""
+        if self.flusher is None or len(client_ids) < _MANY:
+            return self._offer_each(client_ids, frame, exclude)
+        names = tuple(client_ids)
+        round_ = self._round
+        if round_ is None or not round_.has_room(len(frame.wire), self.flusher.limits) or round_.names != names:
+            round_ = self._round = self._open_round(names, self.flusher, exclude)
+        elif exclude is not None and exclude in self._outboxes:
+            self.flusher.settle(self._outboxes[exclude])
+        round_.add(frame)
+        delivered = round_.count
+        behind: list[str] = []
+        for client_id, outbox in tuple(round_.apart.items()):
+            if client_id == exclude:
+                continue
+            if outbox.offer(frame):
+                delivered += 1
+            else:
+                behind.append(client_id)
+        return delivered, behind
+
+    def _open_round(self, names: tuple[str, ...], flusher: Flusher, exclude: str | None) -> Round:
+        found = map(self._outboxes.get, names)
+        boxes = [outbox for outbox in found if outbox is not None]  # None: it is leaving
+        apart: dict[str, Box] = {}
+        if self._slow or exclude is not None:
+            apart = {outbox.name: outbox for outbox in boxes if outbox.name in self._slow or outbox.name == exclude}
+            boxes = [outbox for outbox in boxes if outbox.name not in apart]
+        round_ = Round(names, boxes, apart)
+        flusher.open(round_)
+        return round_
+
+    def _offer_each(self, client_ids: Iterable[str], frame: Published, exclude: str | None) -> tuple[int, list[str]]:
         outbox_of = self._outboxes.get
         delivered = 0
         behind: list[str] = []
@@ -361,7 +404,7 @@ class Hub:
                 await trio.lowlevel.cancel_shielded_checkpoint()
                 there = self.driver.local_subscribers(topic)
                 part = [client_id for client_id in part if client_id in there]
-            delivered, more = self._offer(part, fan.frame, exclude)
+            delivered, more = self._offer_each(part, fan.frame, exclude)
             fan.delivered += delivered
             behind += more
         return behind

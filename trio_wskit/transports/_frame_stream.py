@@ -21,6 +21,7 @@ from typing import Any, Final, final
 
 import trio
 
+from trio_wskit._core.frames import Shared
 from trio_wskit.transports._hangup import hung_up, keep_alive, socket_below
 
 __all__ = ["FrameStream"]
@@ -203,7 +204,7 @@ class FrameStream(trio.abc.Stream):
             raise trio.BrokenResourceError("a write was cancelled in the middle of a frame")
         if self._socket is None or self._busy:
             return frames
-        data = frames[0] if len(frames) == 1 else b"".join(frames)
+        data = frames.joined if isinstance(frames, Shared) else b"".join(frames)
         taken = self._send(data)
         if taken == len(data):
             return ()

@@ -20,6 +20,7 @@ from typing import Final
 import trio
 from trio.lowlevel import cancel_shielded_checkpoint, checkpoint_if_cancelled, wait_readable, wait_writable
 
+from trio_wskit._core.frames import Shared
 from trio_wskit.errors import ConnectionClosed
 from trio_wskit.transports._hangup import keep_alive
 from trio_wskit.transports._wire import READ_BYTES, Wire
@@ -145,7 +146,12 @@ class SocketTransport(Wire):
         if not frames:
             return ()
         dressed = frames if self._plain else self._dressed(frames)
-        data = dressed[0] if len(dressed) == 1 else b"".join(dressed)
+        if len(dressed) == 1:
+            data = dressed[0]
+        elif type(dressed) is Shared:
+            data = dressed.joined
+        else:
+            data = b"".join(dressed)
         try:
             taken = self._socket.send(data)  # not through `_send`: this is what a fan-out does for each delivery
         except OSError:
