@@ -47,6 +47,7 @@ class Outlet:
         self.reads = 0
         self.at_once = self.most_at_once = 0
         self.must_wait = False
+        self.busy = False
         self.fans: list[Fan] = []
         self.unwanted: set[str] = set()
 
@@ -67,6 +68,9 @@ class Outlet:
 
     def begin_after(self, topic: str, position: Position) -> None:
         self.begun.append((position.epoch, position.offset))
+
+    def is_busy(self, topic: str) -> bool:
+        return self.busy
 
     def is_wanted(self, topic: str) -> bool:
         return topic not in self.unwanted and bool(self.got or self.held)

@@ -246,3 +246,38 @@ async def test_what_waits_of_a_new_epoch_is_not_left_out_because_the_store_has_i
         come(feeds, 2, 3, epoch="f")
         await trio.sleep(1)
         assert outlet.got["a"] == [1, ("f", 1), 2, 3, 5, 6]
+
+
+async def test_what_is_published_here_is_waited_for_though_the_store_has_it_no_more(autojump_clock: MockClock) -> None:
+    async with running() as (feeds, outlet):
+        outlet.keep(4, 5)
+        with feeds.publishing(T):
+            come(feeds, 1, 4, 5)
+            await trio.sleep(2)
+            assert outlet.got["a"] == [1]
+            with feeds.publishing(T):  # one that began later does not matter
+                come(feeds, 3)
+                await trio.sleep(1)
+                come(feeds, 2)
+        assert outlet.got["a"] == [1, 2, 3, 4, 5]
+        with feeds.publishing("u"):
+            come(feeds, 7)
+            await trio.sleep(1)
+        assert outlet.got["a"] == [1, 2, 3, 4, 5]  # the store does not know of 6
+        outlet.keep(7)
+        outlet.store.clear()
+        await trio.sleep(1)
+        with feeds.publishing(T):
+            await trio.sleep(1)
+        assert outlet.got["a"] == [1, 2, 3, 4, 5, 7]
+
+
+async def test_what_is_published_here_is_waited_for_only_so_long(autojump_clock: MockClock) -> None:
+    async with running() as (feeds, outlet):
+        outlet.keep(4, 5)
+        with feeds.publishing(T):
+            come(feeds, 1, 5)
+            await trio.sleep(4)
+            assert outlet.got["a"] == [1]
+            await trio.sleep(2)
+            assert outlet.got["a"] == [1, 4, 5]

@@ -209,9 +209,11 @@ class FanOut:
     """
 
     __slots__ = (
+        "_ended",
         "_over",
         "_policy",
         "_rules",
+        "_through",
         "_waiting",
         "blocked",
         "conflated",
@@ -226,6 +228,8 @@ class FanOut:
         self._policy: Overflow | None = None
         self._waiting: dict[_Blocked, None] | None = None
         self._over: trio.Event | None = None
+        self._through: trio.Event | None = None  # while it goes on
+        self._ended = False
         self.frame: Published = frame
         self.quorum: Quorum | None = quorum
         self.delivered: int = 0
@@ -347,15 +351,29 @@ class FanOut:
     @property
     def must_wait(self) -> bool:
         """Whether `wait` has anything to wait for."""
-        return bool(self._waiting) or self.quorum is not None
+        return bool(self._waiting) or self.quorum is not None or self._through is not None
+
+    def goes_on(self) -> None:
+        """Not everybody was offered it yet."""
+        self._through = trio.Event()
+
+    def is_through(self) -> None:
+        """Now everybody was."""
+        if self._through is not None:
+            self._through.set()
+            self._through = None
+        if self._ended:
+            self.end()
 
     async def wait(self) -> None:
-        """Wait for those that block, at the same time, and then for the quorum.
+        """Wait until everybody was offered it, for those that block, at the same time, and then for the quorum.
 
         Cancelled: those that have no room do not get it.
         """
-        waiting = self._waiting
         try:
+            if self._through is not None:
+                await self._through.wait()
+            waiting = self._waiting
             while waiting:
                 self._over = trio.Event()
                 with trio.move_on_at(min(blocked.deadline for blocked in waiting)):
@@ -370,6 +388,7 @@ class FanOut:
 
     def end(self) -> None:
         """Wait no more: those that have no room do not get it."""
+        self._ended = True
         for blocked in tuple(self._waiting or ()):
             self._give_up(blocked)
 

@@ -7,18 +7,22 @@ Rules
 - A message goes out when all before it have; one that came before is dropped.
 - Where one is missing for `_HOLE_SECONDS`, the store is read, and what it has goes out. What it has not is left out:
   clients see that by the numbers. So it is, too, when the store does not answer for `_PATIENCE`.
+  While a publish of this process is under way that began before, it may be the missing one, and is waited for as long.
 - A subscriber who got messages from the store that have not come here yet does not get them again: it has a *floor*.
 - The first who read the store sets the place to begin; who read it before and is done later is told where that is.
   Where somebody gets messages already and has no place (by a pattern, or because the store did not answer), the first
   message that comes sets it: what others got from the store may be on its way here.
+- Where a message is on its way to many, the next one waits.
 - When another epoch begins, every subscriber is told before the first message of it.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Generator
+from contextlib import contextmanager
 from typing import Final, NamedTuple, Protocol, final
 
 import trio
@@ -48,7 +52,7 @@ class Arrival(NamedTuple):
 
 
 class Outlet(Protocol):
-    """What feeds need of their house."""
+    """What feeds need of their house. When a topic is not busy any more, it calls `Feeds.go_on`."""
 
     def fan_out(self, arrival: Arrival, skip: Collection[str]) -> FanOut:
         """Give it to all subscribers but these."""
@@ -64,6 +68,10 @@ class Outlet(Protocol):
 
     def begin_after(self, topic: str, position: Position) -> None:
         """Nothing up to a position goes out here: who is about to subscribe gets that from the store, or never."""
+        ...
+
+    def is_busy(self, topic: str) -> bool:
+        """True where a message of it is on its way to many: the next one waits."""
         ...
 
     def is_wanted(self, topic: str) -> bool:
@@ -89,12 +97,13 @@ class Outlet(Protocol):
 
 @final
 class _Feed:
-    __slots__ = ("floors", "gone", "newest", "too_many", "waiting")
+    __slots__ = ("floors", "gone", "hole_since", "newest", "too_many", "waiting")
 
     def __init__(self) -> None:
         self.newest: Position | None = None  # that went out
         self.waiting: dict[Position, Arrival] = {}
         self.gone: Position | None = None  # what does not wait up to here will never come
+        self.hole_since: float | None = None  # the store has not what is missing, but it may be under way
         self.too_many: bool = False  # some came while there was no place to begin from, and could not wait for it
         self.floors: dict[str, Position] = {}
 
@@ -116,9 +125,23 @@ class Feeds:
         self._wake = trio.Event()
         self._nursery: trio.Nursery | None = None  # while it runs
         self._readers = trio.CapacityLimiter(_READERS)
+        self._publishing: dict[str, dict[object, float]] = {}  # of each topic: those under way, and since when
 
     def __len__(self) -> int:
         return len(self._feeds)
+
+    @contextmanager
+    def publishing(self, topic: str) -> Generator[None]:
+        """From before the store has a message of this process until that has `arrived`."""
+        this = object()
+        self._publishing.setdefault(topic, {})[this] = trio.current_time()
+        try:
+            yield
+        finally:
+            others = self._publishing[topic]
+            del others[this]
+            if not others:
+                del self._publishing[topic]
 
     def arrived(self, arrival: Arrival) -> FanOut | None:
         """A message has come. Never waits.
@@ -141,7 +164,7 @@ class Feeds:
             newest = feed.newest = self._place_before(topic, feed, position)
             self._send_waiting(topic, feed)
             newest = feed.newest
-        if newest == Position(position.epoch, position.offset - 1):
+        if newest == Position(position.epoch, position.offset - 1) and not self._outlet.is_busy(topic):
             fan = self._send(feed, arrival)
             if feed.waiting:
                 self._send_waiting(topic, feed)
@@ -212,6 +235,12 @@ class Feeds:
         if feed is not None and feed.newest is None and not self._outlet.is_held(topic):
             self._leave_out(topic, feed)
 
+    def go_on(self, topic: str) -> None:
+        """The topic is not busy any more: send what waits."""
+        feed = self._feeds.get(topic)
+        if feed is not None and feed.newest is not None and feed.waiting:
+            self._send_waiting(topic, feed)
+
     def doubt(self, topic: str | None = None) -> None:
         """Something may be missing at the end of a topic, or of all: look what the store has, in a while."""
         for name in tuple(self._feeds) if topic is None else (topic,):
@@ -271,6 +300,8 @@ class Feeds:
     def _send_waiting(self, topic: str, feed: _Feed) -> None:
         """Send what has no hole before it any more, and drop what went out."""
         while (newest := feed.newest) is not None:
+            if self._outlet.is_busy(topic):
+                return
             arrival = feed.waiting.pop(Position(newest.epoch, newest.offset + 1), None)
             if arrival is not None:
                 self._send_late(feed, arrival)
@@ -284,6 +315,8 @@ class Feeds:
         if feed.waiting or feed.too_many:
             feed.too_many = False
             self.doubt(topic)
+        else:
+            feed.hole_since = None
 
     @staticmethod
     def _drop_old(feed: _Feed) -> None:
@@ -357,8 +390,8 @@ class Feeds:
             feed.newest = place
         newest = feed.newest
         if position.epoch != newest.epoch:
-            if newest != since:
-                self.doubt(topic)  # it moved on while we read: look again
+            if newest != since or self._outlet.is_busy(topic):
+                self.doubt(topic)  # it moved on while we read, or does so now: look again
                 return
             came = [one.offset for one in feed.waiting if one.epoch == position.epoch]
             first = entries[0].offset if entries else position.offset + 1
@@ -368,8 +401,18 @@ class Feeds:
             place = Position(position.epoch, entry.offset)
             if place.offset > newest.offset and place not in feed.waiting:
                 feed.waiting[place] = Arrival(place, PublishEnvelope(topic, ""), stamp(entry.message, place))
-        feed.gone = position  # what neither the store has nor waits; what is later is on its way
+        if not self._may_come(topic, feed):
+            feed.gone = position  # what neither the store has nor waits; what is later is on its way
+            feed.hole_since = None
         self._send_waiting(topic, feed)
+
+    def _may_come(self, topic: str, feed: _Feed) -> bool:
+        """True where what is missing may be one that is published here, and its publisher does not know its number."""
+        now = trio.current_time()
+        if feed.hole_since is None:
+            feed.hole_since = now
+        since = next(iter(self._publishing.get(topic, {}).values()), math.inf)
+        return since <= feed.hole_since and now < feed.hole_since + _PATIENCE
 
     def _begin_epoch(self, topic: str, feed: _Feed, epoch: str, first: int) -> Position:
         feed.newest = start = Position(epoch, first - 1)

@@ -2,7 +2,7 @@
 
 Rules
 - A message gets its number and is handed to the outboxes here in the order of the numbers. With a store that never
-  waits, that is one step; with another one, `_feeds` sees to it.
+  waits, that begins in one step, and `_flow` sees to the rest where there are many; with another one, `_feeds` does.
 - Who asks for the past takes turns, and so do the decisions about it: of each there is one in a scheduler pass. So ten
   thousand at once delay nobody else.
 """
@@ -12,9 +12,11 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, final
 
 import attrs
+import trio
 
 from trio_wskit._core.frames import text_frame
 from trio_wskit._core.history import (
@@ -36,6 +38,7 @@ from trio_wskit.errors import ConfigError, PubSubError
 from trio_wskit.pubsub._catching import Catching, Held, Hold, Snapshot
 from trio_wskit.pubsub._fanout import FanOut, Quorum
 from trio_wskit.pubsub._feeds import Arrival, Feeds
+from trio_wskit.pubsub._flow import Flow
 from trio_wskit.pubsub._hub import Hub
 from trio_wskit.pubsub._turnstile import Turnstile
 
@@ -96,6 +99,7 @@ class Histories:
         self._publishing = 0
         self._holds: dict[str, dict[str, Hold]] = {}
         self._feeds = None if self._immediate is not None else Feeds(self)
+        self._flow = Flow(hub.turns, self._go_on)
         self._epochs: dict[str, str] = {}  # that subscribers know, where there are no feeds
         self._round: deque[str] = deque()  # of these topics: who is looked at next, for being wanted by nobody
         self.entry: Turnstile = Turnstile()  # who asks for the past begins in turn
@@ -128,7 +132,7 @@ class Histories:
         try:
             try:
                 if self._immediate is not None:
-                    position, fan = self._keep_here(self._immediate, envelope, message, keep, quorum)
+                    position, fan = await self._keep_here(self._immediate, envelope, message, keep, quorum)
                 else:
                     position, envelope, fan = await self._keep_there(envelope, message, keep, quorum)
             except Exception as cause:
@@ -157,14 +161,14 @@ class Histories:
             for key in POSITION_META:
                 meta.pop(key, None)
             message = message_of(envelope.type, meta, envelope.payload)
-            _, fan = self._keep_here(self._immediate, envelope, message, keep, None)
+            _, fan = await self._keep_here(self._immediate, envelope, message, keep, None)
         else:
             message = message_of(envelope.type, meta, envelope.payload)
             position = position_of(meta.get("epoch"), meta.get("offset"))
             if position is None or not position.offset:  # its publisher has another idea of who keeps a history
                 await self._hub.spread(envelope, message)
                 return
-            fan = self._arrived(Arrival(position, envelope, message, None))
+            fan = await self._arrived(Arrival(position, envelope, message, None))
         if fan is not None:
             try:
                 if fan.must_wait:
@@ -183,43 +187,71 @@ class Histories:
             self._immediate.clear()
 
     async def run(self) -> None:
-        """Find what is missing, until cancelled."""
-        if self._feeds is not None:
-            await self._feeds.run()
+        """Let great fan-outs go on, and find what is missing, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._flow.nursery = nursery
+            try:
+                if self._feeds is not None:
+                    await self._feeds.run()
+                else:
+                    await trio.sleep_forever()
+            finally:
+                self._flow.nursery = None
 
     async def _keep_there(
         self, envelope: PublishEnvelope, message: bytes, keep: History, quorum: Quorum | None
     ) -> tuple[Position, PublishEnvelope, FanOut | None]:
         assert self._feeds is not None
         topic = envelope.topic
+        with self._feeds.publishing(topic):
+            try:
+                position = await self._store.append(topic, message, keep)
+            except BaseException:  # it may be there all the same, and shall not be missing here
+                self._feeds.doubt(topic)
+                raise
+            message = stamp(message, position)
+            meta = {**envelope.meta, "epoch": position.epoch, "offset": position.offset}
+            envelope = attrs.evolve(envelope, meta=meta, payload=Written(message, envelope.type, meta))
+            return position, envelope, await self._arrived(Arrival(position, envelope, message, quorum))
+
+    async def _arrived(self, arrival: Arrival) -> FanOut | None:
+        assert self._feeds is not None
+        topic = arrival.envelope.topic
         try:
-            position = await self._store.append(topic, message, keep)
-        except BaseException:  # it may be there all the same, and shall not be missing here
+            has_turn = await self._flow.enter(topic)
+        except BaseException:  # it is there, and shall not be missing here
             self._feeds.doubt(topic)
             raise
-        message = stamp(message, position)
-        meta = {**envelope.meta, "epoch": position.epoch, "offset": position.offset}
-        envelope = attrs.evolve(envelope, meta=meta, payload=Written(message, envelope.type, meta))
-        return position, envelope, self._arrived(Arrival(position, envelope, message, quorum))
+        return self._flow.act(topic, partial(self._feeds.arrived, arrival), has_turn=has_turn)
 
-    def _arrived(self, arrival: Arrival) -> FanOut | None:
-        assert self._feeds is not None
-        return self._feeds.arrived(arrival)
+    def _go_on(self, topic: str) -> None:
+        if self._feeds is not None:
+            self._feeds.go_on(topic)
 
-    def _keep_here(
+    async def _keep_here(
         self,
         store: ImmediateHistoryStore,
         envelope: PublishEnvelope,
         message: bytes,
         keep: History,
         quorum: Quorum | None,
-    ) -> tuple[Position, FanOut]:
+    ) -> tuple[Position, FanOut | None]:
+        """In one step, once it is the topic's turn."""
         topic = envelope.topic
-        position = store.append_nowait(topic, message, keep)
-        if self._epochs.get(topic, position.epoch) != position.epoch:
-            self._epochs[topic] = position.epoch
-            self.tell_all(topic, Position(position.epoch, position.offset - 1), ())
-        return position, self.fan_out(Arrival(position, envelope, stamp(message, position), quorum), ())
+        has_turn = await self._flow.enter(topic)
+        position: Position | None = None
+
+        def send() -> FanOut:
+            nonlocal position
+            position = store.append_nowait(topic, message, keep)
+            if self._epochs.get(topic, position.epoch) != position.epoch:
+                self._epochs[topic] = position.epoch
+                self.tell_all(topic, Position(position.epoch, position.offset - 1), ())
+            return self.fan_out(Arrival(position, envelope, stamp(message, position), quorum), ())
+
+        fan = self._flow.act(topic, send, has_turn=has_turn)
+        assert position is not None
+        return position, fan
 
     def fan_out(self, arrival: Arrival, skip: Collection[str]) -> FanOut:
         """See `Outlet`."""
@@ -236,23 +268,35 @@ class Histories:
                     self._hand_over(client_id, topic, hold.add(item))
         if exclude is not None and exclude not in skip:
             self.tell(exclude, topic, position)
-        return hub.deliver(envelope, message, offset=position.offset, recipients=recipients, quorum=quorum)
+        passes = hub.begin(envelope, message, offset=position.offset, recipients=recipients, quorum=quorum)
+        return self._flow.begin(topic, passes)
+
+    def is_busy(self, topic: str) -> bool:
+        """See `Outlet`."""
+        return self._flow.is_busy(topic)
 
     def tell(self, client_id: str, topic: str, position: Position) -> None:
         """See `Outlet`. It does not get the message that stands there, and shall not take it for lost."""
-        notice = position_notice(topic, position, int(self._wall_clock() * 1000))
-        frame = Frame(text_frame(notice), topic, position.offset)
-        hold = self._holds.get(topic, {}).get(client_id)
-        if hold is not None:
-            self._hand_over(client_id, topic, hold.add(Held(position, frame, None, notice)))
-        elif self._hub.has(client_id) and self.is_live(client_id, topic):
-            self._hub.outbox_of(client_id).offer(frame)
+        self._give(client_id, topic, self._notice(topic, position))
 
     def tell_all(self, topic: str, position: Position, skip: Collection[str]) -> None:
         """See `Outlet`."""
+        notice = self._notice(topic, position)
         for client_id in {*self._hub.driver.local_subscribers(topic), *self._holds.get(topic, _NOBODY)}:
             if client_id not in skip:
-                self.tell(client_id, topic, position)
+                self._give(client_id, topic, notice)
+
+    def _notice(self, topic: str, position: Position) -> Held:
+        notice = position_notice(topic, position, int(self._wall_clock() * 1000))
+        return Held(position, Frame(text_frame(notice), topic, position.offset), None, notice)
+
+    def _give(self, client_id: str, topic: str, notice: Held) -> None:
+        self._flow.serve(client_id, topic)  # what comes before it
+        hold = self._holds.get(topic, _NOBODY).get(client_id)
+        if hold is not None:
+            self._hand_over(client_id, topic, hold.add(notice))
+        elif self._hub.has(client_id) and self.is_live(client_id, topic):
+            self._hub.outbox_of(client_id).offer(notice.frame)
 
     def begin_after(self, topic: str, position: Position) -> None:
         """See `Outlet`."""
@@ -326,6 +370,7 @@ class Histories:
 
     def hold(self, client_id: str, topic: str) -> Hold:
         """From now on keep the topic's messages from this client's outbox."""
+        self._flow.serve(client_id, topic)  # what is on its way to it came before
         hold = Hold(self._limit, was_live=self.is_live(client_id, topic))
         self._holds.setdefault(topic, {})[client_id] = hold
         return hold
@@ -350,7 +395,7 @@ class Histories:
                 self._hub.outbox_of(client_id).offer(item.frame)
             else:
                 offset, recipients = item.position.offset, (client_id,)
-                self._hub.deliver(item.envelope, item.message, offset=offset, recipients=recipients).end()
+                self._hub.begin(item.envelope, item.message, offset=offset, recipients=recipients).fan.end()
 
     async def read(
         self, topic: str, keep: History, since: Position | None, last: int, then: Callable[[Replay], Recovery]

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
 from typing import Final, final
 
 import attrs
@@ -30,6 +31,7 @@ from trio_wskit._outbox import Outbox
 from trio_wskit.abc import PubSubDriver
 from trio_wskit.errors import ConfigError, ConnectionClosed
 from trio_wskit.pubsub._fanout import BackpressureCounts, FanOut, Quorum, Subscriber
+from trio_wskit.pubsub._passes import Passes
 
 __all__ = ["Hub", "Subscriber"]
 
@@ -42,7 +44,7 @@ _CLOSE_LOOKS_PER_PASS: Final = 64  # at those who are behind: each may be a syst
 
 
 @final
-class _Turns:
+class TopicTurns:
     """One fan-out at a time for each topic that has one which lets others run. First come, first served."""
 
     def __init__(self) -> None:
@@ -107,7 +109,7 @@ class Hub:
         self._wall_clock = wall_clock
         self._positions = Positions()
         self._counts_positions = False
-        self._turns = _Turns()
+        self._turns = TopicTurns()
         self._publishing = 0
         self.flusher: Flusher | None = None
         self._until_pass = _PUBLISHES_PER_PASS
@@ -115,6 +117,11 @@ class Hub:
         self._slow: set[str] = set()  # who cannot take a message at once
         self._subscribers: dict[str, Subscriber] = {}
         self._outboxes: dict[str, Outbox] = {}  # the same, one step nearer: it is looked up for each delivery
+
+    @property
+    def turns(self) -> TopicTurns:
+        """Topics of which a message is on its way to many."""
+        return self._turns
 
     def __len__(self) -> int:
         """The number of clients that may subscribe."""
@@ -233,7 +240,7 @@ class Hub:
         if fan.must_wait:
             await fan.wait()
 
-    def deliver(
+    def begin(
         self,
         envelope: PublishEnvelope,
         message: bytes,
@@ -241,8 +248,8 @@ class Hub:
         offset: int | None = None,
         recipients: Collection[str] | None = None,
         quorum: Quorum | None = None,
-    ) -> FanOut:
-        """Offer the message to the outbox of every local subscriber of its topic, in one step. Never waits.
+    ) -> Passes:
+        """Begin to offer the message to the outbox of every local subscriber of its topic. Never waits.
 
         Args:
             envelope: whose topic, and whom to leave out.
@@ -252,21 +259,32 @@ class Hub:
             quorum: counts who has handed it to the system.
 
         Returns:
-            What became of it. Where it `must_wait`, `wait`; call `end` in any case.
+            What is left to be done, and what became of it; call its `end` in any case.
         """
         topic, exclude = envelope.topic, envelope.exclude
         client_ids = self.driver.local_subscribers(topic) if recipients is None else recipients
-        fan = FanOut(self, self._frame(topic, message, offset), quorum)
-        if quorum is None:
-            fan.delivered, behind = self._offer(client_ids, fan.frame, exclude)
-        else:
-            behind = [client_id for client_id in client_ids if client_id != exclude]
-            quorum.matched = len(behind)
-        for client_id in behind:
-            subscriber = self._subscribers.get(client_id)
-            if subscriber is not None:
-                fan.offer(client_id, subscriber)
-        return fan
+        if quorum is not None:
+            client_ids = [client_id for client_id in client_ids if client_id != exclude]
+            quorum.matched = len(client_ids)
+
+        def offer(fan: FanOut, some: Iterable[str]) -> Sequence[str]:
+            delivered, behind = self._offer(some, fan.frame, exclude)
+            fan.delivered += delivered
+            return behind
+
+        return Passes(
+            FanOut(self, self._frame(topic, message, offset), quorum),
+            client_ids,
+            offer=offer,
+            look=self._look_at,
+            there=partial(self.driver.local_subscribers, topic),
+            closely=quorum is not None,
+        )
+
+    def _look_at(self, fan: FanOut, client_id: str) -> None:
+        subscriber = self._subscribers.get(client_id)
+        if subscriber is not None:
+            fan.offer(client_id, subscriber)
 
     async def announce_gap(self, topic: str | None, first: int | None = None, last: int | None = None) -> None:
         """Tell those who asked that messages are missing, in the place in their streams where they are missing.
