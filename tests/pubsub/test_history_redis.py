@@ -6,6 +6,7 @@ import math
 import secrets
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -92,6 +93,53 @@ async def test_it_keeps_its_promises_while_the_server_pauses_now_and_then(own_se
         nursery.start_soon(pauses)
         await check_history(factory, seconds=0.4)
         nursery.cancel_scope.cancel()
+
+
+# While many append and resume: see `check_history(disturb=…)`.
+
+
+async def killed_and_restarted(server: Server) -> None:
+    await trio.sleep(0.4)
+    await trio.to_thread.run_sync(server.kill)
+    await trio.sleep(0.2)
+    await trio.to_thread.run_sync(server.start)
+    await trio.sleep(0.4)
+
+
+async def paused(server: Server) -> None:
+    await trio.sleep(0.2)
+    server.pause()
+    await trio.sleep(0.6)  # longer than a call may take
+    server.resume()
+    await trio.sleep(0.2)
+
+
+async def all_of_it(server: Server) -> None:
+    for disturb in (paused, killed_and_restarted, paused, killed_and_restarted, emptied):
+        await disturb(server)
+
+
+async def emptied(server: Server) -> None:
+    for _ in range(3):
+        await trio.sleep(0.3)
+        server.command("FLUSHALL")
+
+
+@pytest.mark.parametrize("saves", [False, True], ids=["in memory", "saves to disk"])
+@pytest.mark.parametrize("disturb", [killed_and_restarted, paused, emptied, all_of_it], ids=lambda one: one.__name__)
+async def test_nobody_is_told_what_is_not_so(tmp_path: Path, disturb: Any, saves: bool) -> None:
+    options = {"appendonly": "yes", "appendfsync": "everysec"} if saves else {}
+    with Server(tmp_path, **options) as server:
+
+        @asynccontextmanager
+        async def factory() -> AsyncGenerator[HistoryStore]:
+            async with open_redis_history(server.url, max_wait=0.25) as store:
+                yield store
+
+        async def break_and_mend() -> None:
+            await disturb(server)
+
+        await check_history(factory, disturb=break_and_mend)
 
 
 # The store alone.
@@ -183,7 +231,7 @@ async def test_a_stream_with_holes_is_no_recovery(own_server: Server) -> None:
         assert (await store.read(T, KEEP, since=first)).entries is None
 
 
-async def test_a_server_that_saves_and_starts_again_begins_a_new_epoch(tmp_path: Any) -> None:
+async def test_a_server_that_saves_and_starts_again_begins_a_new_epoch(tmp_path: Path) -> None:
     """It may have lost the last messages, whatever it saves: and would give their numbers again."""
     with Server(tmp_path, appendonly="yes", appendfsync="always") as server:
         async with open_redis_history(server.url, max_wait=2) as store:

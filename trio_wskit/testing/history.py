@@ -14,6 +14,7 @@ import trio
 
 from trio_wskit._core.history import History, Position, Replay
 from trio_wskit.abc import HistoryStore
+from trio_wskit.testing._history_storm import check_storm
 
 __all__ = ["HistoryFactory", "check_history"]
 
@@ -65,7 +66,11 @@ def _numbers(first: int, last: int) -> list[tuple[int, bytes]]:
 
 
 async def check_history(
-    factory: HistoryFactory, *, lose: Callable[[], Awaitable[object]] | None = None, seconds: float = 0.3
+    factory: HistoryFactory,
+    *,
+    lose: Callable[[], Awaitable[object]] | None = None,
+    seconds: float = 0.3,
+    disturb: Callable[[], Awaitable[object]] | None = None,
 ) -> None:
     """Check everything that `trio_wskit.abc.HistoryStore` promises, on stores that `factory` opens.
 
@@ -77,12 +82,19 @@ async def check_history(
         lose: makes the store that is open lose all that it keeps, as when its server starts again; None where that
             cannot happen while it is open.
         seconds: how long messages are kept in the checks that wait for their end; more than a call takes.
+        disturb: breaks what the store stands on and mends it, and returns when it works again: kill, pause or restart
+            a server. With it, only what holds through all that is checked, while many append and resume: nobody is
+            told what is not so, and in the end it works again.
 
     Raises:
         AssertionError: a promise is broken; the message says which.
 
     Cancelled: the stores it opened are closed.
     """
+    if disturb is not None:
+        async with factory() as store:
+            await check_storm(store, disturb)
+        return
     bench = _Bench(factory, lose, seconds)
     for check in _CHECKS:
         try:
