@@ -147,7 +147,7 @@ async def test_tls_to_the_proxy_and_through_it(secure_proxy: bool, secure: bool)
         assert await client.request(Work(0)) == Done(0)
         assert [one.partition(" HTTP")[0] for one in asked] == [f"CONNECT localhost:{server.port}"]
         if secure_proxy:
-            with pytest.raises(ConnectFailed, match="certificate"):
+            with pytest.raises(ConnectFailed, match=r"no connection to the proxy https://localhost:.*certificate"):
                 async with open_client(  # the server's context is not the proxy's
                     "ws://h.test/", proxy=f"https://localhost:{port}", ssl_context=client_tls(), reconnect=None
                 ):
@@ -226,6 +226,15 @@ async def test_nobody_there_is_an_attempt_that_failed() -> None:
         bound.bind(("127.0.0.1", 0))
         with pytest.raises(ConnectFailed, match="no connection to ws"):
             async with open_client(f"ws://127.0.0.1:{bound.getsockname()[1]}/", reconnect=None):
+                pytest.fail("not reached")
+
+
+async def test_a_proxy_that_is_not_there_is_named_and_not_the_server() -> None:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        proxy_url = f"http://127.0.0.1:{bound.getsockname()[1]}"
+        with pytest.raises(ConnectFailed, match=rf"no connection to the proxy {proxy_url}: .*refused"):
+            async with open_client("ws://h.test/", proxy=proxy_url.replace("//", "//me:pw@"), reconnect=None):
                 pytest.fail("not reached")
 
 

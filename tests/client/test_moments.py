@@ -69,6 +69,30 @@ async def test_a_request_that_has_its_room_on_a_link_that_is_lost_before_it_goes
         assert (trio.current_time(), client.stats.pending) == (0, 0)
 
 
+async def test_a_request_that_waits_for_room_when_the_link_is_lost_goes_on_the_next(autojump_clock: MockClock) -> None:
+    async with (
+        open_pair(limits=Limits(ping_interval=math.inf, outbox_bytes=60_000)) as (client, server),
+        trio.open_nursery() as nursery,
+    ):
+        answers: list[User] = []
+
+        async def ask() -> None:
+            answers.append(await client.request(GetUser("1")))
+
+        for size in (50_000, 50_000, 9_800):
+            await client.send(Hello("x" * size))
+            await settle()
+        nursery.start_soon(ask)
+        await settle()
+        server.peer.cut()
+        await settle()
+        assert (client.stats.pending, client.stats.queued) == (1, 1)
+        await client.wait_open()
+        server.send("USER", {"name": "n"}, id=await server.asked())
+        await settle()
+        assert answers == [User("n")]
+
+
 @pytest.mark.parametrize("how", ["send", "request"])
 async def test_who_sends_on_a_link_that_cannot_be_written_gives_it_up_though_the_reader_has_not_seen_it(
     how: str, autojump_clock: MockClock

@@ -10,6 +10,7 @@ from trio.testing import MockClock
 from tests.client.links import Server, open_pair, settle
 from trio_wskit import QueueOptions, Reconnect, Retry, TokenAuth
 from trio_wskit.client import Attach, Handshake, open_client
+from trio_wskit.client._auth import Credentials
 from trio_wskit.errors import ConfigError, ConnectFailed
 
 ANYTHING: Any = "anything"
@@ -126,7 +127,7 @@ def test_an_option_that_makes_no_sense_is_refused_at_once(make: Any) -> None:
         ({"queue": "off"}, "queue takes a QueueOptions, not str"),
         ({"retry": 3}, "retry takes a Retry, not int"),
         ({"limits": 3}, "limits takes a Limits, not int"),
-        ({"proxy": "h:3128"}, "proxy takes a URL of the form http://host/path"),
+        ({"proxy": "h:3128"}, "proxy takes a URL of the form http://host:port or https://host:port"),
         ({"max_pending": 0}, "max_pending takes a whole number above 0"),
         ({"handler_capacity": 0}, "capacity takes a whole number above 0"),
     ],
@@ -160,3 +161,17 @@ async def test_a_url_that_is_none_is_refused_without_its_query(url: str) -> None
         async with open_client(url):
             pytest.fail("not reached")
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        ("/p", "/p?t=T"),
+        ("/p?t=old&x=1", "/p?t=T&x=1"),
+        ("/p?t=old&x=1&t=older", "/p?t=T&x=1"),
+        ("/p?flag&empty=", "/p?flag=&empty=&t=T"),
+    ],
+)
+def test_a_token_is_there_once_and_what_the_url_has_stays(target: str, expected: str) -> None:
+    auth = TokenAuth("T", query_parameter="t")
+    assert auth.apply(Handshake(target), Credentials(token="T")).target == expected

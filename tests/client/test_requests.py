@@ -63,6 +63,7 @@ def rpc_error(server: Server, payload: Any) -> Callable[[str], object]:
             0.2,
         ),
         ({"code": "ABORTED", "retryAfterMs": True}, "ABORTED", "RPC error", True, 0.05),
+        ({"code": "ABORTED", "retryAfterMs": -5}, "ABORTED", "RPC error", True, 0.05),
         (None, "INTERNAL", "RPC error", None, 0.2),
         ([], "INTERNAL", "RPC error", None, 0.2),
     ],
@@ -82,6 +83,24 @@ async def test_a_plain_error_answers_a_request_too(autojump_clock: MockClock) ->
         error = await answered(client, server, lambda name: server.send("ERROR", {"details": {"a": 1}}, id=name))
         assert type(error) is ServerError
         assert (error.code, error.message, error.details) == ("UNKNOWN", "Server error", {"a": 1})
+
+
+async def test_a_reply_may_have_the_name_of_an_error(autojump_clock: MockClock) -> None:
+    @message("ERROR")
+    class Mistakes:
+        count: int
+
+    @message("COUNT_MISTAKES")
+    class CountMistakes(Rpc[Mistakes]):
+        pass
+
+    async with open_pair() as (client, server), trio.open_nursery() as nursery:
+
+        async def answer() -> None:
+            server.send("ERROR", {"count": 3}, id=await server.asked())
+
+        nursery.start_soon(answer)
+        assert await client.request(CountMistakes()) == Mistakes(3)
 
 
 @pytest.mark.parametrize(

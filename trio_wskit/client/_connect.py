@@ -6,7 +6,8 @@ import base64
 import os
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from contextlib import contextmanager
 from typing import Final, cast, final
 from urllib.parse import quote, unquote, urlsplit
 
@@ -86,7 +87,8 @@ class Target:
         except ValueError:
             raise ConfigError(f"{argument} takes a URL of the form {plain}://host:port/path") from None
         if parts.scheme not in schemes or not parts.hostname or parts.fragment or port == 0:
-            raise ConfigError(f"{argument} takes a URL of the form {plain}://host/path or {secure}://host/path")
+            form = "host:port" if argument == "proxy" else "host/path"
+            raise ConfigError(f"{argument} takes a URL of the form {plain}://{form} or {secure}://{form}")
         is_secure = parts.scheme == secure
         target = parts.path or "/"
         if parts.query:
@@ -177,18 +179,29 @@ class Dialer:
         if proxy is None:
             stream = await trio.open_tcp_stream(target.host, target.port)
         else:
-            stream = await trio.open_tcp_stream(proxy.host, proxy.port)
+            with _blaming(proxy):
+                stream = await trio.open_tcp_stream(proxy.host, proxy.port)
         try:
             if proxy is not None:
-                if proxy.secure:
-                    stream = await _with_tls(stream, proxy.host, self._proxy_ssl_context)
-                await _tunnel(stream, proxy, target.authority)
+                with _blaming(proxy):
+                    if proxy.secure:
+                        stream = await _with_tls(stream, proxy.host, self._proxy_ssl_context)
+                    await _tunnel(stream, proxy, target.authority)
             if target.secure:
                 stream = await _with_tls(stream, target.host, self._ssl_context)
         except BaseException:
             await trio.aclose_forcefully(stream)
             raise
         return stream
+
+
+@contextmanager
+def _blaming(proxy: Target) -> Generator[None]:
+    """Say that it was the proxy: else it would look as if the server had refused."""
+    try:
+        yield
+    except (OSError, trio.BrokenResourceError) as error:
+        raise ConnectFailed(f"no connection to the proxy {proxy.label}: {_cause_of(error)}") from error
 
 
 async def _with_tls(stream: trio.abc.Stream, host: str, context: ssl.SSLContext | None) -> trio.abc.Stream:
