@@ -10,7 +10,7 @@ from trio.testing import MockClock
 from tests.sessions import NOW, Add, Client, Said, Say, Total, open_house, settle
 from trio_wskit import App, ConfigError, Context, Limits, Reject, Request, Router, Session, open_app
 from trio_wskit._core.handshake import Headers
-from trio_wskit._session import LimitExceeded
+from trio_wskit._services import LimitExceeded
 from trio_wskit.errors import LocalProtocolError
 from trio_wskit.pubsub import MemoryPubSub
 from trio_wskit.transports.memory import memory_link

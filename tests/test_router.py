@@ -11,7 +11,7 @@ from trio.testing import MockClock
 from tests.sessions import Add, Said, Say, Total, error_of, open_house, settle
 from trio_wskit import App, ConfigError, Context, Limits, Router, Rpc, Session, message, open_app
 from trio_wskit._core.publishing import PublishEnvelope, PublishResult
-from trio_wskit._session import LimitExceeded
+from trio_wskit._services import LimitExceeded
 
 Next = Callable[[], Awaitable[Any]]
 

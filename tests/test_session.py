@@ -11,7 +11,7 @@ from trio.testing import MockClock
 
 from tests.sessions import NOW, Add, Client, Said, Say, Total, error_of, open_house, raw, settle
 from trio_wskit import CloseError, ConnectionClosed, Context, Limits, Router, Session, WsKitError
-from trio_wskit._session import LimitExceeded
+from trio_wskit._services import LimitExceeded
 from trio_wskit.pubsub import MemoryPubSub
 from trio_wskit.transports.memory import MemoryTransport, memory_link
 

@@ -30,7 +30,7 @@ from trio_wskit._router import Router as Router
 from trio_wskit._serve import Server as Server
 from trio_wskit._serve import run as run
 from trio_wskit._serve import serve as serve
-from trio_wskit._session import LimitExceeded as LimitExceeded
+from trio_wskit._services import LimitExceeded as LimitExceeded
 from trio_wskit._session import Session as Session
 from trio_wskit._work import DrainReport as DrainReport
 from trio_wskit.client import Client as Client

@@ -14,6 +14,7 @@ from typing import Any, Final, cast, final
 import trio
 
 from trio_wskit._budget import ByteBudget
+from trio_wskit._compiled import compile_routes
 from trio_wskit._core.frames import close_frame
 from trio_wskit._core.handshake import Request
 from trio_wskit._core.keeping import HistoryRules, keep_by
@@ -22,7 +23,6 @@ from trio_wskit._core.overflow import Overflow, check_overflow
 from trio_wskit._core.publishing import PublishResult
 from trio_wskit._core.terms import TermsBook
 from trio_wskit._core.topics import TopicRules
-from trio_wskit._dispatch import compile_routes
 from trio_wskit._door import Admission, Authenticate, Door, Place
 from trio_wskit._drain import run_drain
 from trio_wskit._flusher import Flusher
@@ -30,7 +30,8 @@ from trio_wskit._heartbeat import Heartbeat
 from trio_wskit._idempotency import MemoryIdempotency
 from trio_wskit._lease import AuthLease, LeaseKeeper
 from trio_wskit._router import Router
-from trio_wskit._session import Services, Session
+from trio_wskit._services import Services
+from trio_wskit._session import Session
 from trio_wskit._work import Drain, DrainReport, Work
 from trio_wskit.abc import BrokeredDriver, HistoryStore, IdempotencyStore, PubSubDriver, Transport
 from trio_wskit.errors import ConfigError, ConnectionClosed, PubSubError, Reject, WsKitError

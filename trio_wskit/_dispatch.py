@@ -15,19 +15,17 @@ Rules
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Iterator, Mapping
 from operator import length_hint
-from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final, cast, final
 
 import trio
 from trio.lowlevel import wait_task_rescheduled
 
 from trio_wskit._await import go_on, run_until_wait
+from trio_wskit._compiled import COROUTINE, CompiledRoute
 from trio_wskit._context import Context
 from trio_wskit._core.envelope import Envelope
-from trio_wskit._core.routes import Route, RouteOptions
 from trio_wskit._lanes import Lanes
 from trio_wskit._rpc import Call
 from trio_wskit._special import Detached, run_special
@@ -37,110 +35,12 @@ from trio_wskit.errors import ErrorCode, WsKitError
 if TYPE_CHECKING:
     from trio_wskit._session import Session
 
-__all__ = ["CompiledRoute", "Dispatcher", "Middleware", "compile_routes"]
+__all__ = ["Dispatcher"]
 
-Middleware = Callable[[Context[Any], Callable[[], Awaitable[Any]]], Awaitable[Any]]
 _NOTHING: Final[Iterator[Envelope]] = iter(())
 _NO_ROUTES: Final[Mapping[str, Any]] = {}
 _NO_LANES: Final = Lanes()  # of connections whose routes have none
 _LAST_WRITE: Final = 1.0  # seconds for a write that was begun before the peer closed
-_COROUTINE: Final[Any] = CoroutineType  # what a handler is, a decorator may hide; what it gives, none can
-
-
-@final
-class CompiledRoute:
-    """A route with all that runs around its handler, ready to be called.
-
-    Attributes:
-        run: takes a context whose payload is not validated yet; gives the handler's result, or a coroutine of it.
-        accept: where nothing but the validation stands before the handler: makes the payload, or raises anything where
-            ``spec.structure`` shall look. None where there is middleware, which `run` knows of.
-        handler: as it was registered.
-        replies: True for calls.
-        is_plain: nothing was asked for beside the handler.
-        holds_up: what comes behind waits for the handler's end.
-    """
-
-    __slots__ = ("accept", "handler", "holds_up", "is_plain", "options", "replies", "run", "spec")
-
-    def __init__(self, route: Route, middleware: Sequence[Middleware]) -> None:
-        self.spec = route.spec
-        self.replies = route.spec.reply is not None
-        self.options = route.options
-        self.is_plain = route.options == RouteOptions()
-        lane = route.options.lane
-        self.holds_up = lane.holds_up if lane is not None else not self.replies
-        layers = [*middleware, *route.middleware]
-        before = [layer for layer in layers if getattr(layer, "stage", "message") == "envelope"]
-        after = [layer for layer in layers if getattr(layer, "stage", "message") != "envelope"]
-        self.accept: Callable[[Any], Any] | None = None if layers else route.spec.accept
-        self.handler = route.handler
-        if layers:
-            self.run = _wrap(before, _validated(route, _wrap(after, _as_async(route.handler))))
-        else:
-            self.run = _validated(route, route.handler)
-
-
-def _validated(route: Route, handler: Callable[[Context[Any]], Any]) -> Callable[[Context[Any]], Any]:
-    accept = route.spec.accept
-    structure = route.spec.structure
-
-    def run(context: Context[Any]) -> Any:
-        try:  # as `structure` does, with a call less
-            context.payload = accept(context.envelope.payload)
-        except Exception:
-            context.payload = structure(context.envelope)
-        return handler(context)
-
-    return run
-
-
-def _as_async(handler: Callable[[Context[Any]], Any]) -> Callable[[Context[Any]], Awaitable[Any]]:
-    if inspect.iscoroutinefunction(handler):
-        return handler
-
-    async def run(context: Context[Any]) -> Any:
-        result = handler(context)
-        return await result if type(result) is _COROUTINE else result
-
-    return run
-
-
-def _wrap(layers: Sequence[Middleware], inner: Callable[[Context[Any]], Any]) -> Callable[[Context[Any]], Any]:
-    for layer in reversed(layers):
-        inner = _layer(layer, inner)
-    return inner
-
-
-def _layer(middleware: Middleware, inner: Callable[[Context[Any]], Any]) -> Callable[[Context[Any]], Any]:
-    async def run(context: Context[Any]) -> Any:
-        called = False
-
-        async def call_next() -> Any:
-            nonlocal called
-            if called:
-                raise RuntimeError(f"{middleware!r} called call_next() twice")
-            called = True
-            return await inner(context)
-
-        return await middleware(context, call_next)
-
-    return run
-
-
-def compile_routes(
-    routes: Sequence[Route], middleware: Sequence[Middleware], *, counts_calls: bool = False
-) -> tuple[dict[str, CompiledRoute], dict[str, CompiledRoute]]:
-    """Make the tables that dispatchers look types up in: all routes, and the plain ones among them.
-
-    Args:
-        routes: one for each type.
-        middleware: the router's.
-        counts_calls: the calls of all connections are counted together, so none of them is plain.
-    """
-    table = {route.spec.type: CompiledRoute(route, middleware) for route in routes}
-    plain = {name: route for name, route in table.items() if route.is_plain and not (route.replies and counts_calls)}
-    return table, table if len(plain) == len(table) else plain
 
 
 @final
@@ -309,7 +209,7 @@ class _Leader:
                             except Exception:
                                 context.payload = route.spec.structure(envelope)
                             result = route.handler(context)
-                        if type(result) is _COROUTINE:
+                        if type(result) is COROUTINE:
                             self.context = context
                             try:
                                 trap = result.send(None)
@@ -406,7 +306,7 @@ class _Leader:
         context: Context[Any] = Context(session, envelope, call)
         try:
             result = route.run(context)
-            if type(result) is _COROUTINE:
+            if type(result) is COROUTINE:
                 self.context = context
                 try:
                     trap = result.send(None)

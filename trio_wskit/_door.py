@@ -13,7 +13,7 @@ import attrs
 from trio_wskit._core.handshake import Request, origin_allowed
 from trio_wskit._core.ids import uuid7
 from trio_wskit._core.options import Limits
-from trio_wskit._session import LimitExceeded
+from trio_wskit._services import LimitExceeded
 from trio_wskit.errors import Reject
 
 if TYPE_CHECKING:

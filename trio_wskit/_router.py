@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
 
 import attrs
 
+from trio_wskit._compiled import Middleware
 from trio_wskit._context import Context
 from trio_wskit._core.error_map import ErrorMap
 from trio_wskit._core.lanes import Lane
 from trio_wskit._core.publishing import PublishEnvelope, PublishResult
 from trio_wskit._core.routes import OnConflict, Route, RouteOptions, RouteTable
 from trio_wskit._core.schema import MessageSpec, RpcType, spec_of
-from trio_wskit._dispatch import Middleware
 from trio_wskit.errors import ConfigError
 
 if TYPE_CHECKING:
-    from trio_wskit._session import LimitExceeded, Session
+    from trio_wskit._services import LimitExceeded
+    from trio_wskit._session import Session
 
 __all__ = ["Hooks", "Observer", "RouteBuilder", "Router"]
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, final
 
-import attrs
 import trio
 
 from trio_wskit._connection import Connection
@@ -17,15 +15,14 @@ from trio_wskit._core.codec import encode_error, encode_heartbeat_ack
 from trio_wskit._core.envelope import Envelope
 from trio_wskit._core.frames import text_frame
 from trio_wskit._core.handshake import Request
-from trio_wskit._core.options import Limits
 from trio_wskit._core.publishing import PublishResult
 from trio_wskit._core.schema import spec_of
-from trio_wskit._dispatch import CompiledRoute, Dispatcher
-from trio_wskit._flusher import Flusher
+from trio_wskit._dispatch import Dispatcher
 from trio_wskit._gate import Excess, Gate, is_needed
-from trio_wskit._lease import Auth, LeaseKeeper
+from trio_wskit._lease import Auth
 from trio_wskit._outbox import Frame, Outbox
-from trio_wskit._work import Drain, Work
+from trio_wskit._services import LimitExceeded, Services
+from trio_wskit._work import Drain
 from trio_wskit.abc import IdempotencyStore, Transport
 from trio_wskit.errors import (
     CloseError,
@@ -36,78 +33,16 @@ from trio_wskit.errors import (
     PubSubError,
     WsKitError,
 )
-from trio_wskit.pubsub._desk import Desk
-from trio_wskit.pubsub._hub import Hub
 from trio_wskit.pubsub._topics import Topics
 
 if TYPE_CHECKING:
-    from trio_wskit._router import Hooks
     from trio_wskit.presence._client import ClientPresence
-    from trio_wskit.presence._presence import Presence
 
-__all__ = ["LimitExceeded", "Services", "Session"]
+__all__ = ["Session"]
 
 _LAST_WORDS: Final = 1.0  # seconds for a goodbye when we are cancelled: Ctrl-C is not kept waiting
 
 logger = logging.getLogger("trio_wskit")
-
-
-@final
-@attrs.frozen
-class LimitExceeded:
-    """What `on_limit_exceeded` is told.
-
-    Attributes:
-        type: ``payload``, ``rate``, ``connections`` or ``backpressure``.
-        observed: what came: bytes, messages or connections.
-        limit: what was allowed, in the same unit.
-        client_id: whose it was; None before a connection is accepted.
-    """
-
-    type: str
-    observed: float
-    limit: float
-    client_id: str | None
-
-
-@final
-@attrs.frozen
-class Services:
-    """What an app lends to its sessions.
-
-    Attributes:
-        limits: the bounds.
-        routes: type to route.
-        plain_routes: those that ask for nothing special.
-        hooks: the router's hooks and observers.
-        hub: local fan-out.
-        desk: what the topics of all clients share.
-        flusher: joins writes.
-        publish: the app's publish.
-        work: what all sessions share.
-        idempotency: remembers answers; None where nobody does.
-        leases: watches when an authentication ends.
-        presence: who is there; None where the app has none.
-        closing_codes: errors that close the connection of who gets them.
-        shutdown_code: what clients get when their session is cancelled.
-        wall_clock: gives seconds since 1970, for timestamps on the wire.
-    """
-
-    limits: Limits
-    routes: Mapping[str, CompiledRoute]
-    plain_routes: Mapping[str, CompiledRoute]
-    hooks: Hooks
-    hub: Hub
-    desk: Desk
-    flusher: Flusher
-    publish: Callable[..., Any]
-    work: Work
-    idempotency: IdempotencyStore | None
-    leases: LeaseKeeper
-    presence: Presence | None = None
-    closing_codes: frozenset[str] = frozenset()
-    shutdown_code: int = 1001
-    wall_clock: Callable[[], float] = time.time
 
 
 @final

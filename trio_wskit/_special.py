@@ -19,7 +19,8 @@ from trio_wskit._outbox import Frame
 from trio_wskit.errors import ErrorCode, PayloadInvalid
 
 if TYPE_CHECKING:
-    from trio_wskit._dispatch import CompiledRoute, Dispatcher
+    from trio_wskit._compiled import CompiledRoute
+    from trio_wskit._dispatch import Dispatcher
 
 __all__ = ["Detached", "run_special"]
 

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, assert_type
 
 from trio_wskit import App, Context, PublishResult, Request, Router, Rpc, Session, message
-from trio_wskit._session import LimitExceeded
+from trio_wskit._services import LimitExceeded
 
 
 @message("USER")

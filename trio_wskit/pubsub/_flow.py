@@ -79,8 +79,7 @@ class Flow:
             return passes.fan
         nursery = self.nursery
         if nursery is None or nursery.cancel_scope.cancel_called:
-            while not passes.is_over:
-                passes.go_on()
+            passes.go_through()
             return passes.fan
         self._passing[topic] = passes
         if topic not in self._turns:

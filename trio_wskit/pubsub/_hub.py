@@ -268,7 +268,7 @@ class Hub:
             quorum.matched = len(client_ids)
 
         def offer(fan: FanOut, some: Iterable[str]) -> Sequence[str]:
-            delivered, behind = self._offer(some, fan.frame, exclude)
+            delivered, behind = self._offer(tuple(some), fan.frame, exclude)
             fan.delivered += delivered
             return behind
 

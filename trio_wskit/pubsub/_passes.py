@@ -74,6 +74,11 @@ class Passes:
         """True when everybody was served."""
         return not (self._rest or self._behind)
 
+    def go_through(self) -> None:
+        """Do all that is left, at once."""
+        while self._rest or self._behind:
+            self.go_on()
+
     def go_on(self) -> None:
         """Do one pass more, or end where nothing is left. Never waits, never raises."""
         try:
