@@ -148,17 +148,22 @@ class _Line:
             self._connection = None
 
     async def _open(self) -> BaseConnection:
-        connection = self._connection
-        if connection is not None and connection.usable:
+        if self._opening is not None:
+            # It began before this call, maybe while the server slept: if it fails, that does not count.
+            await self._opening.wait()
+        if (connection := self._usable()) is not None:
             return connection
         if self._opening is None:
             self._opening = trio.Event()
             self._nursery.start_soon(self._open_for_all, self._opening)
         await self._opening.wait()
+        if (connection := self._usable()) is not None:
+            return connection
+        raise OSError(str(self._error or "the connection to Redis is lost")) from self._error
+
+    def _usable(self) -> BaseConnection | None:
         connection = self._connection
-        if connection is None or not connection.usable:
-            raise OSError(str(self._error or "the connection to Redis is lost")) from self._error
-        return connection
+        return connection if connection is not None and connection.usable else None
 
     async def _open_for_all(self, opening: trio.Event) -> None:
         """No caller that gives up takes it from the others."""
