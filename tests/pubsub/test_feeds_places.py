@@ -210,8 +210,9 @@ async def test_who_reads_another_epoch_while_the_old_one_is_read_hears_nothing_o
         assert outlet.got == {"a": [1, 2, ("f", 0), 1], "b": []}
 
 
+@pytest.mark.parametrize("when", ["before it is read", "while it is read"])
 async def test_who_read_an_epoch_that_is_over_when_the_store_is_read_goes_on_with_the_newest(
-    autojump_clock: MockClock,
+    when: str, autojump_clock: MockClock
 ) -> None:
     async with running() as (feeds, outlet):
         come(feeds, 1)
@@ -220,6 +221,8 @@ async def test_who_read_an_epoch_that_is_over_when_the_store_is_read_goes_on_wit
         outlet.epoch = "g"
         outlet.keep(1)
         come(feeds, 1, epoch="f")
+        if when == "while it is read":
+            await trio.sleep(0.105)
         come(feeds, 1, epoch="g")
         await trio.sleep(1)
         assert outlet.got == {"a": [1, ("g", 0), 1], "b": [("g", 0), 1]}
