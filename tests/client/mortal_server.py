@@ -97,7 +97,6 @@ async def main(arguments: argparse.Namespace) -> None:
             arguments.port,
             handle_signals=True,
             shutdown_code=arguments.code,
-            drain_seconds=arguments.drain,
             task_status=status,
         )
 
@@ -183,6 +182,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--code", type=int, default=1001)
-    parser.add_argument("--drain", type=float, default=1.0)
     parser.add_argument("--store", help="the URL of a Valkey, for topics and histories")
     trio.run(main, parser.parse_args())

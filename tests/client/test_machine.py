@@ -5,12 +5,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis.stateful import invariant
 
 from tests.client.links import User
 from tests.client.machine_rules import CALL_TIMEOUT, ClientRules
 from trio_wskit.errors import ConnectFailed, RpcError, ServerError, ValidationError, WsKitError
+
+pytestmark = pytest.mark.timeout(180)  # seven seconds, and ten times that on a busy machine
 
 
 class ClientMachine(ClientRules):
@@ -155,4 +158,4 @@ class ClientMachine(ClientRules):
 
 
 TestClient = ClientMachine.TestCase
-TestClient.settings = settings(max_examples=150, stateful_step_count=50)
+TestClient.settings = settings(max_examples=120, stateful_step_count=50)

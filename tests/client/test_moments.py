@@ -121,6 +121,26 @@ async def test_who_sends_on_a_link_that_cannot_be_written_gives_it_up_though_the
             assert received["payload"] == {"name": "a"}
 
 
+@pytest.mark.parametrize("code", [1001, 1012, 4000])
+async def test_an_answer_that_comes_just_before_the_close_is_the_answer(code: int, autojump_clock: MockClock) -> None:
+    async with open_pair() as (client, server), trio.open_nursery() as nursery:
+
+        async def answer() -> None:
+            name = await server.asked()
+            server.send("NEWS", {"text": "a"})
+            server.send("USER", {"name": "n"}, id=name)
+            server.peer.close(code)
+
+        nursery.start_soon(answer)
+        async with client.messages(News, capacity=1):
+            assert await client.request(GetUser("1")) == User("n")
+        await client.wait_open()
+        nursery.start_soon(answer)
+        async with client.call(GetUser("2")) as call:
+            assert [step async for step in call.progress] == []
+            assert await call.reply == User("n")
+
+
 # Heartbeat
 
 

@@ -66,7 +66,7 @@ class Listener(Protocol):
         ...
 
     def on_lost(self, link: Link, closed: ConnectionClosed) -> None:
-        """The connection is lost."""
+        """The connection is lost, and all that came on it has been handed on; or we close it."""
         ...
 
     def on_end(self, closed: ConnectionClosed, *, gave_up: bool) -> None:
@@ -281,6 +281,9 @@ class Lifecycle:
                 link.connection.start()
                 nursery.start_soon(link.heartbeat)
                 await self._hand_on(link)
+                assert link.closed is not None
+                if self._goodbye is None:  # else that has told it
+                    self._listener.on_lost(link, link.closed)
                 nursery.cancel_scope.cancel()
         finally:
             if link is None:
@@ -306,9 +309,6 @@ class Lifecycle:
     def _lost(self, link: Link) -> None:
         if self.link is link:
             self.link = None
-            assert link.closed is not None
-            if self._goodbye is None:
-                self._listener.on_lost(link, link.closed)
             self._bell.ring()
 
 
