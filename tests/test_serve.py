@@ -16,6 +16,7 @@ import trio.testing
 import trio_websocket
 import websockets.sync.client
 
+from tests.e2e.echo_server import Said, Say, router
 from tests.serving import TRANSPORTS, Client, Refused, ask, connect, hung_up, open_stream, serving, until
 from tests.transports.peers import client_tls, server_tls
 from trio_wskit import (
@@ -27,9 +28,7 @@ from trio_wskit import (
     Reject,
     Request,
     Router,
-    Rpc,
     Session,
-    message,
     open_app,
     serve,
 )
@@ -37,36 +36,6 @@ from trio_wskit._core.frames import masked, text_frame
 
 pytestmark = pytest.mark.e2e
 on_both = pytest.mark.parametrize("transport", TRANSPORTS)
-
-
-@message("SAID")
-class Said:
-    text: str
-
-
-@message("SAY")
-class Say:
-    text: str
-
-
-@message("WAIT")
-class Wait(Rpc[Said]):
-    pass
-
-
-router = Router()
-
-
-@router.on(Say)
-async def say(ctx: Context[Say]) -> None:
-    await ctx.send(Said(ctx.payload.text))
-
-
-@router.rpc(Wait)
-async def wait(ctx: Context[Wait]) -> Said:
-    ctx.progress(0)
-    await trio.Event().wait()
-    return Said("never")
 
 
 async def echoes(client: Client, text: str = "hello") -> bool:

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from tests.sessions import settle
+from tests.test_outbox import Wire
 from trio_wskit import ConnectionClosed, Limits
 from trio_wskit import _flusher as flusher_module
 from trio_wskit._core.publishing import PublishEnvelope
@@ -31,47 +32,16 @@ Op: TypeAlias = tuple[str, int]
 
 @final
 class Subscriber:
-    """A client whose transport takes so many bytes, then none until it is read."""
-
     def __init__(self, flusher: Flusher, nursery: trio.Nursery) -> None:
-        self.room = PLENTY
-        self.taken = b""
+        self.wire = Wire(PLENTY)
         self.slow = 0
         self._nursery = nursery
-        self._rest: bytes | None = None
-        self._read = trio.lowlevel.ParkingLot()
         limits = Limits(outbox_messages=ROOM)
-        self.outbox = Outbox(cast("Transport", self), limits, flusher, self._start, lambda _: None)
+        self.outbox = Outbox(cast("Transport", self.wire), limits, flusher, self._start, lambda _: None)
 
     def _start(self) -> bool:
         self._nursery.start_soon(self.outbox.run_writer)
         return True
-
-    def write_nowait(self, frames: Sequence[bytes]) -> Sequence[bytes]:
-        assert self._rest is None or frames[0] is self._rest, "the rest of a frame was not the next thing written"
-        self._rest = None
-        left = list(frames)
-        while left and self.room:
-            taken, rest = left[0][: self.room], left[0][self.room :]
-            self.taken += taken
-            self.room -= len(taken)
-            if rest:
-                left[0] = self._rest = rest
-            else:
-                del left[0]
-        return left
-
-    async def write(self, frames: Sequence[bytes]) -> None:
-        left = frames
-        while left := self.write_nowait(left):
-            await self._read.park()
-
-    def read(self) -> None:
-        self.room = PLENTY
-        self._read.unpark_all()
-
-    def abort(self) -> None:
-        raise AssertionError("nothing here tears a frame")
 
     def too_slow(self) -> None:
         self.slow += 1
@@ -115,12 +85,12 @@ class World:
             if self._since_pass == ROOM - 1:  # so that nobody who reads is full before it can be flushed
                 await self._do("settle", 0)
         for client in self._clients:
-            client.read()
+            client.wire.read(PLENTY)
         await self._do("settle", 0)
         assert self.flusher.rounds == []
         for client in self._clients:
             outbox = client.outbox
-            self.log.append((client.taken, client.slow, outbox.dropped, outbox.gaps, outbox.queued_bytes))
+            self.log.append((client.wire.taken, client.slow, outbox.dropped, outbox.gaps, outbox.queued_bytes))
         return self.log
 
     async def _do(self, name: str, which: int) -> None:
@@ -149,9 +119,9 @@ class World:
             outbox.uncork()
             outbox.flush()  # a round goes out when the pass ends; it may be too late then for a link that breaks now
         elif name == "stall":
-            client.room = which % 7
+            client.wire.room = which % 7
         elif name == "read":
-            client.read()
+            client.wire.read(PLENTY)
         elif name == "leave":
             self.hub.leave(str(which))
         elif name == "come_again":
