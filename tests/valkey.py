@@ -70,6 +70,7 @@ class Server:
         deadline = time.monotonic() + 20
         while not self._answers():
             if time.monotonic() > deadline or self._process.poll() is not None:
+                self.kill()
                 raise RuntimeError(f"{self._command[0]} does not start")
             time.sleep(0.01)
 
