@@ -41,6 +41,7 @@ def test_an_offset_is_a_whole_number_that_all_can_count_to(offset: Any) -> None:
 def test_an_epoch_is_a_short_text(epoch: Any) -> None:
     with pytest.raises(InvalidPosition, match="an epoch is a text of 1 to 64 characters"):
         Position(epoch, 1)
+    assert len(Position("x" * 64, 1).epoch) == 64
 
 
 @pytest.mark.parametrize("offset", [-1, 1.5, True, "1", None, 2**60])

@@ -23,11 +23,13 @@ from typing import Any
 
 import trio
 
+from tests.pubsub.drivers import SlowStore
 from tests.sessions import Client
 from trio_wskit._core.frames import payload_of
-from trio_wskit._core.history import Position, Recovery
+from trio_wskit._core.history import History, Position, Recovery, Replay
+from trio_wskit.pubsub import MemoryHistory
 
-__all__ = ["Log", "Subscriber"]
+__all__ = ["Log", "Subscriber", "watch"]
 
 
 class Log:
@@ -218,3 +220,33 @@ class Subscriber:
             raise AssertionError(f"{log.all[index]} came, and {log.all[place.at :][:1]} is the next")
         place.at = index + 1
         place.told = {told for told in place.told if told > place.at}
+
+
+def watch(store: MemoryHistory | SlowStore, logs: dict[str, Log], positions: dict[str, list[Position]]) -> None:
+    """Write down what the store keeps, when it is known here, and when an epoch begins."""
+    inner: Any = store.inner if isinstance(store, SlowStore) else store
+    append, read, append_slowly = inner.append_nowait, inner.read_nowait, store.append
+
+    def append_nowait(topic: str, message: bytes, keep: History) -> Position:
+        position: Position = append(topic, message, keep)
+        text = json.loads(message)["payload"]["text"].partition(" ")[2]
+        logs[topic].add(position, text, keep.ttl)
+        positions[topic].append(position)
+        if not isinstance(store, SlowStore):
+            logs[topic].arrived.append(position)
+        return position
+
+    def read_nowait(topic: str, *args: Any) -> Replay:
+        replay: Replay = read(topic, *args)
+        logs[topic].begun.setdefault(replay.position.epoch, len(logs[topic].all))
+        return replay
+
+    async def append_and_know(topic: str, message: bytes, keep: History) -> Position:
+        position = await append_slowly(topic, message, keep)
+        logs[topic].arrived.append(position)
+        return position
+
+    inner.append_nowait = append_nowait
+    inner.read_nowait = read_nowait
+    if isinstance(store, SlowStore):
+        store.append = append_and_know  # type: ignore[method-assign]

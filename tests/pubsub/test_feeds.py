@@ -290,3 +290,27 @@ async def test_many_topics_in_doubt_are_read_a_few_at_a_time(autojump_clock: Moc
         await trio.sleep(2)
         assert outlet.reads == 100
         assert outlet.most_at_once == 16
+
+
+async def test_while_a_message_is_on_its_way_to_many_the_next_one_waits(autojump_clock: MockClock) -> None:
+    async with running() as (feeds, outlet):
+        outlet.keep(*range(1, 6))
+        come(feeds, 1)
+        outlet.busy = True
+        assert come(feeds, 2) == [None]
+        come(feeds, 5)
+        await trio.sleep(1)
+        assert outlet.got["a"] == [1]
+        outlet.busy = False
+        feeds.go_on("nothing came there")
+        feeds.go_on(T)
+        assert outlet.got["a"] == [1, 2, 3, 4, 5]
+        feeds.go_on(T)
+        outlet.busy = True
+        outlet.epoch = "f"
+        come(feeds, 1, epoch="f")
+        await trio.sleep(1)
+        assert outlet.got["a"] == [1, 2, 3, 4, 5]
+        outlet.busy = False
+        await trio.sleep(1)
+        assert outlet.got["a"] == [1, 2, 3, 4, 5, ("f", 0), 1, 2, 3, 4, 5]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from functools import partial
@@ -16,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from tests.client.guest import GuestRun
 from tests.pubsub.drivers import ScriptedDriver, SlowStore
-from tests.pubsub.history_model import Log, Subscriber
+from tests.pubsub.history_model import Log, Subscriber, watch
 from tests.sessions import House, Said, open_house
 from trio_wskit import Limits, TopicPattern
 from trio_wskit._core.history import NOT_KEPT, History, Position, Recovery, Replay
@@ -57,7 +56,7 @@ class HistoryMachine(RuleBasedStateMachine):
         async def start() -> None:
             opened = trio.Event()
             self.store = SlowStore() if slow else MemoryHistory()
-            self._watch(self.store)
+            watch(self.store, self.logs, self.positions)
 
             async def live() -> None:
                 limits = Limits(ping_interval=math.inf, outbox_messages=room)
@@ -114,35 +113,6 @@ class HistoryMachine(RuleBasedStateMachine):
         text = str(self.count)
         result = await self.house.app.publish(topic, Said(f"{topic} {text}"))
         assert result.ok, result
-
-    def _watch(self, store: MemoryHistory | SlowStore) -> None:
-        """Write down what the store keeps, when it is known here, and when an epoch begins."""
-        inner: Any = store.inner if isinstance(store, SlowStore) else store
-        append, read, append_slowly = inner.append_nowait, inner.read_nowait, store.append
-
-        def append_nowait(topic: str, message: bytes, keep: History) -> Position:
-            position: Position = append(topic, message, keep)
-            text = json.loads(message)["payload"]["text"].partition(" ")[2]
-            self.logs[topic].add(position, text, keep.ttl)
-            self.positions[topic].append(position)
-            if not isinstance(store, SlowStore):
-                self.logs[topic].arrived.append(position)
-            return position
-
-        def read_nowait(topic: str, *args: Any) -> Replay:
-            replay: Replay = read(topic, *args)
-            self.logs[topic].begun.setdefault(replay.position.epoch, len(self.logs[topic].all))
-            return replay
-
-        async def append_and_know(topic: str, message: bytes, keep: History) -> Position:
-            position = await append_slowly(topic, message, keep)
-            self.logs[topic].arrived.append(position)
-            return position
-
-        inner.append_nowait = append_nowait
-        inner.read_nowait = read_nowait
-        if isinstance(store, SlowStore):
-            store.append = append_and_know  # type: ignore[method-assign]
 
     async def _resume(
         self, subscriber: Subscriber, topic: str, since: Position | None, cancelled: float | None = None

@@ -347,3 +347,29 @@ async def test_what_is_kept_and_not_sent_on_is_a_failure_with_a_position(
         driver.failing.clear()
         assert (await say(house, "2")).offset == 2
         assert await client.texts() == ["1", "2"]
+
+
+async def test_who_is_left_out_meanwhile_is_told_the_position_in_the_place_of_the_message(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    store = SlowStore()
+    async with open_house(history=KEEP, history_store=store) as house:
+        first = await say(house, "1")
+        client, other = await house.connect(), await house.connect()
+        await other.session.topics.subscribe(T)
+        store.after_read = 5
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def resume() -> None:
+                assert await client.session.topics.subscribe(T, since=first) == Recovery(
+                    True, Position(first.epoch, 4), 3
+                )
+
+            await trio.sleep(1)
+            await say(house, "2")
+            await say(house, "3", exclude=client.client_id)
+            await say(house, "4")
+        heard = [(one["type"], one["meta"]["offset"]) for one in await client.heard()]
+        assert heard == [("SAID", 2), ("$ws:position", 3), ("SAID", 4)]
+        assert await offsets(other) == [2, 3, 4]

@@ -1,15 +1,16 @@
-"""Histories beside `exclude`, beside other processes, and after a store was lost."""
+"""Histories beside `exclude`, other processes, publishers that do not know, and after a store was lost."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import trio
 import trio.testing
 
 from tests.pubsub.drivers import SlowStore
-from tests.pubsub.histories import KEEP, T, say
-from tests.sessions import open_house
+from tests.pubsub.histories import KEEP, T, offsets, say
+from tests.sessions import Said, open_house
 from trio_wskit._core.history import Position
 from trio_wskit._core.publishing import PublishEnvelope
 from trio_wskit.pubsub.history import MemoryHistory
@@ -130,3 +131,35 @@ async def test_topics_that_nobody_wants_any_more_are_forgotten(autojump_clock: t
             await client.session.topics.unsubscribe(f"kept:{number}")
         assert len(histories._epochs) <= 2
         assert len(histories._round) == len(histories._epochs)
+
+
+# Publishers that do not know.
+
+
+@pytest.mark.parametrize("how", ["cancelled", "fails"])
+async def test_what_is_kept_though_its_publisher_does_not_know_comes_by_itself(
+    how: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    store = SlowStore()
+    async with open_house(history=KEEP, history_store=store) as house:
+        client = await house.connect()
+        await client.session.topics.subscribe(T)
+        await say(house, "1")
+        store.append_delays = [(0, 5)]
+        if how == "cancelled":
+            with trio.move_on_after(1):
+                await say(house, "2")
+        else:
+            append = store.append
+
+            async def fails(*args: Any) -> Position:
+                await append(*args)
+                raise OSError("gone")
+
+            store.append = fails  # type: ignore[assignment, method-assign]
+            result = await house.app.publish(T, Said("2"))
+            assert result.error == "ADAPTER_ERROR"
+            assert house.logged() == ["the history of kept:1 failed: OSError"]
+        assert await offsets(client) == [1]
+        await trio.sleep(0.2)
+        assert await offsets(client) == [2]

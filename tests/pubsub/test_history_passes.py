@@ -21,6 +21,7 @@ from trio_wskit import History, Limits, PublishResult
 from trio_wskit._core.history import Position, Recovery
 from trio_wskit._core.publishing import PublishEnvelope
 from trio_wskit.pubsub import MemoryHistory, block
+from trio_wskit.pubsub import _hub as hub_module
 from trio_wskit.pubsub import _passes as passes_module
 
 MANY: Final = 40
@@ -333,3 +334,49 @@ async def test_a_driver_that_fails_in_the_middle_ends_that_fan_out_alone(autojum
         assert crowd.house.logged() == [f"the fan-out of a message of topic {T} failed"]
         await crowd.publish("2")
         assert crowd.results[-1].delivered == MANY
+
+
+@pytest.mark.parametrize("who", ["another message", "one that is of no use"])
+async def test_what_was_found_missing_in_somebodys_turn_goes_out_at_its_end(
+    who: str, autojump_clock: MockClock
+) -> None:
+    async with crowd_of(SlowStore) as crowd:
+        position = await say(crowd.house, "1")
+        turns = crowd.house.app._hub._turns
+        publisher = crowd.house.app._publisher
+        async with trio.open_nursery() as nursery:
+            turns.take(T)
+            position = Position(position.epoch, 1 if who == "one that is of no use" else 4)
+            meta = {"epoch": position.epoch, "offset": position.offset}
+            far = PublishEnvelope(T, "SAID", b'{"text":"far"}', meta)
+            for text in "234":
+                line = b'{"type":"SAID","meta":{},"payload":{"text":"%b"}}' % text.encode()
+                crowd.store.inner.append_nowait(T, line, History())
+            nursery.start_soon(publisher.deliver, far)
+            crowd.house.app._desk.histories.doubt()  # type: ignore[union-attr]  # pyright: ignore[reportOptionalMemberAccess]
+            await trio.sleep(1)
+            assert await crowd.clients[-1].texts() == ["1"]
+            turns.end(T)
+            await settle()
+            assert await offsets(crowd.clients[-1]) == [2, 3, 4]
+
+
+async def test_a_message_without_a_place_lets_those_out_that_waited_for_it(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_module, "_DELIVERIES_PER_PASS", 2)
+    async with crowd_of(SlowStore) as crowd:
+        await say(crowd.house, "1")
+        histories: Any = crowd.house.app._desk.histories
+        crowd.store.inner.append_nowait(T, b'{"type":"SAID","meta":{},"payload":{"text":"2"}}', History())
+        histories.doubt()
+        await trio.sleep(0.0999)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(crowd.house.app._publisher.deliver, PublishEnvelope(T, "SAID", b'{"text":"far"}', {}))
+            while T not in crowd.house.app._hub._turns:
+                await trio.lowlevel.checkpoint()
+            replay = await crowd.store.read(T, History(), Position(crowd.store.inner._logs[T].epoch, 1))
+            feed = histories._feeds._feeds[T]
+            histories._feeds._take(T, feed, feed.newest, replay)
+            assert feed.waiting
+        assert await crowd.clients[-1].texts() == ["1", "far", "2"]

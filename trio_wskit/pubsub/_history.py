@@ -166,7 +166,10 @@ class Histories:
             message = message_of(envelope.type, meta, envelope.payload)
             position = position_of(meta.get("epoch"), meta.get("offset"))
             if position is None or not position.offset:  # its publisher has another idea of who keeps a history
-                await self._hub.spread(envelope, message)
+                try:
+                    await self._hub.spread(envelope, message)
+                finally:
+                    self._go_on(envelope.topic)  # which may have waited for it
                 return
             fan = await self._arrived(Arrival(position, envelope, message, None))
         if fan is not None:
