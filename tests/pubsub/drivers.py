@@ -79,7 +79,8 @@ class SlowStore:
         inner: what is kept.
         append_delays: for the next messages: seconds before each is kept, and until whoever appended it knows.
         before_append: the same for all others.
-        before_read: seconds before a reading.
+        read_delays: for the next readings: seconds before each, and until whoever reads knows.
+        before_read: seconds before all other readings.
         after_read: seconds until whoever reads knows.
         error: what is raised, if anything.
         read_error: the same, by readings alone.
@@ -89,6 +90,7 @@ class SlowStore:
         self.inner = MemoryHistory()
         self.before_append = 0.0
         self.append_delays: list[tuple[float, float]] = []
+        self.read_delays: list[tuple[float, float]] = []
         self.before_read = 0.0
         self.after_read = 0.0
         self.error: Exception | None = None
@@ -106,8 +108,8 @@ class SlowStore:
     async def read(
         self, topic: str, keep: History, since: Position | None = None, last: int = 0, limit: int = 1000
     ) -> Replay:
-        after = self.after_read
-        await trio.sleep(self.before_read)
+        before, after = self.read_delays.pop() if self.read_delays else (self.before_read, self.after_read)
+        await trio.sleep(before)
         replay = self.inner.read_nowait(topic, keep, since, last, limit)
         await trio.sleep(after)
         error = self.error or self.read_error

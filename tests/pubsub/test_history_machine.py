@@ -250,7 +250,9 @@ class HistoryMachine(RuleBasedStateMachine):
             self.store.after_read = data.draw(LATE, "after_read")
             if loses_after is None:
                 self.store.append_delays = data.draw(st.lists(st.tuples(SECONDS, SECONDS), max_size=8), "appends")
-            if fails is not None:
+            if fails is None:
+                self.store.read_delays = data.draw(st.lists(st.tuples(SECONDS, LATE), max_size=6), "readings")
+            else:
                 self.store.before_read = min(0.5, self.store.before_read)
                 self.store.after_read = min(0.5, self.store.after_read)
                 jobs += [(fails[0], partial(self._fail, True)), (fails[1], partial(self._fail, False))]
@@ -258,8 +260,8 @@ class HistoryMachine(RuleBasedStateMachine):
         by_client: list[list[Any]] = []
         for subscriber in self.subscribers:
             some: list[Any] = []
-            for _ in range(data.draw(st.sampled_from([0, 1, 1, 2]), "resumes")):
-                what = data.draw(st.sampled_from(["anew", "anew", "again", "pattern"]), "how")
+            for _ in range(data.draw(st.sampled_from([0, 1, 2, 3]), "resumes")):
+                what = data.draw(st.sampled_from(["anew", "again", "again", "pattern"]), "how")
                 since, cancelled = (
                     (None, None) if what == "pattern" else (self.since(data, topic), data.draw(CANCELLED))
                 )
@@ -311,6 +313,7 @@ class HistoryMachine(RuleBasedStateMachine):
         if isinstance(self.store, SlowStore):
             self.store.before_read = self.store.after_read = 0.0
             self.store.append_delays.clear()
+            self.store.read_delays.clear()
             self.run.sleep(8)  # readings that are under way, and what they find missing
         self.driver.pause = 0.0
         assert {line.partition(":")[0].partition(" ")[0] for line in self.house.logged()} <= {"the"}
