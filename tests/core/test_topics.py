@@ -31,6 +31,13 @@ def test_a_long_name_is_refused_for_its_length_before_its_letters() -> None:
     assert caught.value.details == {"reason": "INVALID_TOPIC", "why": "length", "length": 129, "max": 128}
 
 
+@pytest.mark.parametrize("topic", [5, None, b"room", ["room"]])
+def test_what_is_no_string_is_no_topic(topic: Any) -> None:
+    with pytest.raises(PubSubError, match="a topic is a string") as caught:
+        check_topic(topic)
+    assert caught.value.details == {"reason": "INVALID_TOPIC", "why": "type"}
+
+
 def test_pattern_and_length_can_be_the_callers() -> None:
     check_topic("ü" * 200, pattern=re.compile("ü+"), max_length=200)
     with pytest.raises(PubSubError, match="at most 3"):

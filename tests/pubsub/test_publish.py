@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import pytest
 import trio
@@ -51,6 +51,7 @@ FAILURES: dict[PublishErrorCode, list[tuple[dict[str, Any], str, object]]] = {
         ({}, "no!", Said()),
         ({}, "", Said()),
         ({}, "t" * 129, Said()),
+        ({}, cast("str", 5), Said()),
     ],
     "ACL_PUBLISH": [({"policy": PubSubPolicy(authorise_publish=_no)}, "t", Said())],
     "PAYLOAD_TOO_LARGE": [({"topics": TopicRules(max_message_bytes=100)}, "t", Said("x" * 100))],

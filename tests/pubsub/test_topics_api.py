@@ -199,6 +199,13 @@ async def test_a_wrong_name_refuses_the_whole_batch_before_anything_is_asked() -
     in_step(topics, driver, "a")
 
 
+async def test_what_is_no_string_is_refused_as_a_name() -> None:
+    topics, driver = await having("a")
+    number: Any = 5
+    await refused(topics.subscribe(number), "INVALID_TOPIC")
+    assert driver.calls == []
+
+
 async def test_the_name_is_looked_at_before_a_cancellation_and_the_limit_after() -> None:
     topics, driver = await having("a", max_per_connection=1)
     with trio.CancelScope() as scope:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, KeysView
-from typing import Any, Final, final
+from typing import Any, Final, cast, final
 
 import attrs
 
@@ -21,8 +21,10 @@ def check_topic(topic: str, *, pattern: re.Pattern[str] = _TOPIC, max_length: in
     """Refuse a topic whose name is too long (that is looked at first) or does not match as a whole.
 
     Raises:
-        PubSubError: INVALID_TOPIC, its details' ``why`` is ``length`` or ``pattern``.
+        PubSubError: INVALID_TOPIC, its details' ``why`` is ``type``, ``length`` or ``pattern``.
     """
+    if not isinstance(cast("object", topic), str):
+        raise PubSubError("INVALID_TOPIC", f"a topic is a string, not {topic!r}", {"why": "type"})
     if len(topic) > max_length:
         raise PubSubError(
             "INVALID_TOPIC",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import TYPE_CHECKING, Any, Final, cast, final
 
 import attrs
 import trio
@@ -171,7 +171,7 @@ class Publisher:
     def _refused(self, topic: str) -> PublishResult | None:
         if not self._is_open():
             return _failure("STATE", None, why="the app is not open")
-        if "*" in topic:
+        if isinstance(cast("object", topic), str) and "*" in topic:
             return _failure("UNSUPPORTED", None, why="nobody can publish to a pattern", topic=topic)
         try:
             self._desk.rules.check(topic)
