@@ -51,7 +51,7 @@ class QueueModel:
 
     def watch(self, queue: Any) -> None:
         """From now on go along with a queue; whether it refuses what it should is seen at once."""
-        add, take_all, clear = queue.add, queue.take_all, queue.clear
+        add, take_all, clear, drop_old = queue.add, queue.take_all, queue.clear, queue.drop_old
 
         def watched_add(outgoing: Outgoing) -> None:
             payload = payload_of(outgoing.encode(frozenset()))
@@ -66,7 +66,7 @@ class QueueModel:
                 raise refusal
 
         def watched_take_all() -> list[Outgoing]:
-            self._drop_old()
+            self.drop_old(trio.current_time())
             self.first[self._link()] = [key for key, _, _ in self.waiting]
             self.waiting.clear()
             taken: list[Outgoing] = take_all()
@@ -78,7 +78,12 @@ class QueueModel:
             self.waiting.clear()
             clear()
 
+        def watched_drop_old() -> None:
+            self.drop_old(trio.current_time())  # before callers are told, and give up
+            drop_old()
+
         queue.add, queue.take_all, queue.clear = watched_add, watched_take_all, watched_clear
+        queue.drop_old = watched_drop_old
 
     def leave_given_up(self) -> None:
         """Who has given up does not wait any more."""
@@ -88,7 +93,7 @@ class QueueModel:
         options = self._options
         if options.policy == "off":
             return ConnectionClosed
-        self._drop_old()
+        self.drop_old(trio.current_time())
         if options.policy == "drop_oldest":
             while self.waiting and not self._has_room(size):
                 self.dropped.append(self.waiting.pop(0)[0])
@@ -102,8 +107,9 @@ class QueueModel:
         used = sum(one[1] for one in self.waiting)
         return len(self.waiting) < self._options.max_messages and used + size <= self._options.max_bytes
 
-    def _drop_old(self) -> None:
+    def drop_old(self, now: float) -> None:
+        """What has waited for its time is gone."""
         self.leave_given_up()
-        oldest = trio.current_time() - self._options.max_age
-        self.dropped += [key for key, _, at in self.waiting if at <= oldest]
-        self.waiting = [one for one in self.waiting if one[2] > oldest]
+        old = [one for one in self.waiting if one[2] + self._options.max_age <= now]
+        self.dropped += [key for key, _, _ in old]
+        self.waiting = [one for one in self.waiting if one not in old]

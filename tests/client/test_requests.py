@@ -310,6 +310,22 @@ async def test_what_the_queue_drops_is_told_to_who_asked(autojump_clock: MockClo
         await client.send(Hello("a"))
 
 
+async def test_who_asked_is_told_at_once_when_a_request_is_too_old_for_the_queue(autojump_clock: MockClock) -> None:
+    server = Server()
+    server.failures.append(9.0)
+    logged: list[str] = []
+    async with open_pair(server, wait=False, queue=QueueOptions(max_age=2), logged=logged) as (client, _):
+        await trio.sleep(1)
+        for _ in range(2):  # and again, when the queue was empty
+            began = trio.current_time()
+            with pytest.raises(WsKitError, match="UNAVAILABLE: not sent within 2 s"):
+                await client.request(GetUser("1"))
+            assert trio.current_time() == began + 2
+        await client.wait_open()
+        assert await server.heard() == []
+    assert logged == ["WsKitError: register an on_error hook to see it"] * 2
+
+
 # Progress
 
 

@@ -170,6 +170,7 @@ async def open_client(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(flusher.run)
             nursery.start_soon(receiver.run_handlers)
+            nursery.start_soon(waiting.run)
             nursery.start_soon(life.run, turns)
             try:
                 try:

@@ -10,6 +10,7 @@ from typing import Any, Literal, cast, final
 import attrs
 import trio
 
+from trio_wskit.client._streams import Bell
 from trio_wskit.errors import ConfigError, ConnectionClosed, WsKitError
 
 __all__ = ["OfflineQueue", "Outgoing", "QueueOptions", "QueuePolicy"]
@@ -37,7 +38,7 @@ class QueueOptions:
             has waited longest; ``off`` queues nothing.
         max_messages: messages.
         max_bytes: bytes of all of them.
-        max_age: seconds that a message may wait; then it is dropped.
+        max_age: seconds that a message may wait; then it is dropped, and who asked is told.
     """
 
     policy: QueuePolicy = attrs.field(default="drop_newest", validator=_policy)
@@ -89,6 +90,7 @@ class OfflineQueue:
         self._on_dropped = on_dropped
         self._waiting: deque[Outgoing] = deque()
         self._bytes = 0
+        self._added = Bell()
         self.dropped: int = 0
 
     def __len__(self) -> int:
@@ -127,6 +129,7 @@ class OfflineQueue:
         outgoing.queued_at = trio.current_time()
         self._waiting.append(outgoing)
         self._bytes += outgoing.size
+        self._added.ring()
 
     def _is_full(self, more: int) -> bool:
         options = self._options
@@ -142,9 +145,18 @@ class OfflineQueue:
 
     def drop_old(self) -> None:
         """Drop what has waited too long."""
-        oldest = trio.current_time() - self._options.max_age
-        while self._waiting and self._waiting[0].queued_at <= oldest:
+        now = trio.current_time()
+        while self._waiting and self._waiting[0].queued_at + self._options.max_age <= now:
             self._drop(self._waiting.popleft(), f"not sent within {self._options.max_age:g} s")
+
+    async def run(self) -> None:
+        """Drop what is too old at its time, until cancelled: who asked shall not wait for the next connection."""
+        while self._options.max_age < inf:
+            if self._waiting:
+                await trio.sleep_until(self._waiting[0].queued_at + self._options.max_age)
+                self.drop_old()
+            else:
+                await self._added.wait()
 
     def remove(self, outgoing: Outgoing) -> bool:
         """Take a message back; False where it is not here."""
