@@ -144,6 +144,29 @@ async def test_a_pong_that_is_late_because_we_hold_back_is_not_counted(autojump_
         client.peer.resume()
 
 
+async def test_a_pong_may_be_late_where_we_held_back_for_a_part_of_its_time(autojump_clock: MockClock) -> None:
+    router = Router()
+
+    @router.on(Say)
+    async def say(ctx: Context[Say]) -> None:
+        await trio.sleep(1)
+
+    limits = Limits(ping_interval=8, ping_timeout=3, max_waiting_batches=1)
+    async with open_house(router, limits=limits) as house:
+        client = await house.connect()
+        client.peer.stall()
+        await trio.sleep(9)  # the ping is on its way
+        for text in ("stuck", "waits"):
+            client.peer.send_nowait(raw("SAY", {"text": text}))
+            await settle()
+        assert client.session.connection.holds_back
+        await trio.sleep(4)
+        assert not client.session.connection.holds_back
+        assert client.session.close_code is None
+        await trio.sleep(9)  # but the next pong has no excuse
+        assert client.session.close_code == 1006
+
+
 async def test_inf_switches_pings_off(autojump_clock: MockClock) -> None:
     async with open_house(limits=Limits(ping_interval=math.inf)) as house:
         client = await house.connect()

@@ -22,7 +22,8 @@ logger = logging.getLogger("trio_wskit")
 class Heartbeat:
     """Pings every session each ``ping_interval`` seconds; one that does not answer within ``ping_timeout`` is aborted.
 
-    A session that holds back reading is left alone: its pong would wait behind what we do not read. That its peer has
+    A session that holds back reading is left alone: its pong would wait behind what we do not read. So is one that did
+    for a part of the time, for the pong may still be behind what has come since. That its peer has
     vanished is then found by the system, which asks the peer's (`transports/_hangup.py`).
     """
 
@@ -50,6 +51,8 @@ class Heartbeat:
                     nursery.start_soon(self._ping, session)
 
     async def _ping(self, session: Session) -> None:
+        inbox = session.connection.inbox
+        inbox.was_full = False
         sent = trio.current_time()
         with trio.move_on_after(self._limits.ping_timeout) as patience:
             try:
@@ -64,5 +67,5 @@ class Heartbeat:
                 return
             session.latency = trio.current_time() - sent
             session.next_ping = sent + self._limits.ping_interval
-        if patience.cancelled_caught and session.connection.close_code is None and not session.connection.holds_back:
+        if patience.cancelled_caught and session.connection.close_code is None and not (inbox.is_full or inbox.was_full):
             session.connection.abort(1006, "no pong in time")

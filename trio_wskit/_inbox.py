@@ -48,9 +48,12 @@ class Inbox:
     Args:
         capacity: batches.
         on_room: called when a batch is taken from a full channel: the writer may go on. It must not write at once.
+
+    Attributes:
+        was_full: set when a batch is taken from a full channel; for whoever wants to know, who resets it.
     """
 
-    __slots__ = ("_batches", "_bytes", "_capacity", "_closed", "_on_room", "_reader")
+    __slots__ = ("_batches", "_bytes", "_capacity", "_closed", "_on_room", "_reader", "was_full")
 
     def __init__(self, capacity: int, on_room: Callable[[], None]) -> None:
         self._capacity = capacity
@@ -59,6 +62,7 @@ class Inbox:
         self._bytes = 0  # of what was added to the last batch
         self._reader: trio.lowlevel.Task | None = None  # parked
         self._closed = False
+        self.was_full: bool = False
 
     def __len__(self) -> int:
         """Batches that wait."""
@@ -145,6 +149,7 @@ class Inbox:
         if not batches:
             raise trio.EndOfChannel
         if len(batches) == self._capacity:
+            self.was_full = True
             self._on_room()
         return batches.pop(0)
 
