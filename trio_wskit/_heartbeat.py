@@ -67,5 +67,6 @@ class Heartbeat:
                 return
             session.latency = trio.current_time() - sent
             session.next_ping = sent + self._limits.ping_interval
-        if patience.cancelled_caught and session.connection.close_code is None and not (inbox.is_full or inbox.was_full):
+        has_excuse = inbox.is_full or inbox.was_full
+        if patience.cancelled_caught and session.connection.close_code is None and not has_excuse:
             session.connection.abort(1006, "no pong in time")
