@@ -361,11 +361,19 @@ class Hub:
 
     def _open_round(self, names: tuple[str, ...], flusher: Flusher, exclude: str | None) -> Round:
         found = map(self._outboxes.get, names)
-        boxes = [outbox for outbox in found if outbox is not None]  # None: it is leaving
+        slow = self._slow
         apart: dict[str, Box] = {}
-        if self._slow or exclude is not None:
-            apart = {outbox.name: outbox for outbox in boxes if outbox.name in self._slow or outbox.name == exclude}
-            boxes = [outbox for outbox in boxes if outbox.name not in apart]
+        if not slow and exclude is None:
+            boxes: list[Box] = [outbox for outbox in found if outbox is not None]  # None: it is leaving
+        else:
+            boxes = []
+            for name, outbox in zip(names, found, strict=True):
+                if outbox is None:
+                    continue
+                if name in slow or name == exclude:
+                    apart[name] = outbox
+                else:
+                    boxes.append(outbox)
         round_ = Round(names, boxes, apart)
         flusher.open(round_)
         return round_
