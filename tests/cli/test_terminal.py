@@ -23,9 +23,11 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(150)]  # a Python that starts
 UP = "\x1b[A"
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 
-# The program has the terminal as its own, as from a shell: then Ctrl-C there is a signal to it.
-ATTACH = """import fcntl, os, sys, termios
+# The program has the terminal as its own, as from a shell: then Ctrl-C there is a signal to it. Whatever started us
+# may ignore that their terminal hangs up; a shell does not.
+ATTACH = """import fcntl, os, signal, sys, termios
 os.setsid()
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 from trio_wskit.cli import main
 sys.exit(main())"""
