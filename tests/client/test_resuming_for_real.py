@@ -82,9 +82,9 @@ async def test_what_the_server_does_not_keep_is_a_gap(transport: Any) -> None:
         assert await numbers_of(stream, 1) == [0]
         await cut(app)
         await publish(app, 1, 2, 3, 4)
-        await back(app)
+        assert await numbers_of(stream, 1) == [Gap(T, "reconnected")]  # which may speak of what comes before it, too
         await publish(app, 5)
-        assert await numbers_of(stream, 2) == [Gap(T, "reconnected"), 5]
+        assert await numbers_of(stream, 1) == [5]
 
 
 async def test_a_store_that_was_lost_is_a_gap() -> None:
@@ -95,11 +95,9 @@ async def test_a_store_that_was_lost_is_a_gap() -> None:
         await cut(app)
         store.clear()
         await publish(app, 1)
-        await back(app)
+        assert await numbers_of(stream, 1) == [Gap(T, "reconnected")]
         await publish(app, 2)
-        got = await numbers_of(stream, 2)
-        assert got[0] == Gap(T, "reconnected")
-        assert got[1] == 2
+        assert await numbers_of(stream, 1) == [2]
 
 
 async def test_publishing_and_breaking_at_the_same_time_loses_and_doubles_nothing() -> None:
